@@ -1,0 +1,84 @@
+"""`python -m mlp_lm COMMAND`: one table of commands, and one way to end for every mistake."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from importlib import import_module
+from typing import NamedTuple
+
+from mlp_lm import __version__
+from mlp_lm.errors import MlpLmError
+
+
+class Command(NamedTuple):
+    """What the top-level help says of a command, and where it is: `module:function`, or "" for Lightning's."""
+
+    summary: str
+    target: str = ""
+
+
+COMMANDS = {
+    "fit": Command("train a language model on a text file"),
+    "validate": Command("loss of a checkpoint on the dev split"),
+    "test": Command("loss of a checkpoint on the test split"),
+    "predict": Command("most probable next token for every window of the dev split, as CSV"),
+    "sample": Command("generate new items from a checkpoint", "mlp_lm.commands.sample:sample"),
+    "score": Command("log-probability of each item of a text file", "mlp_lm.commands.score:score"),
+}
+
+HELP = f"""\
+usage: python -m mlp_lm COMMAND [options]
+
+The MLP language model of Bengio et al. (2003): one text file in, a trained generator out.
+
+commands:
+{chr(10).join(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items())}
+
+python -m mlp_lm COMMAND --help    what a command takes
+python -m mlp_lm --version         the version
+
+First steps:
+  python -m mlp_lm fit --config configs/names.yaml
+  python -m mlp_lm sample runs/names/version_0/checkpoints/best.ckpt
+"""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run one command; `args` are those of the command line unless given. Returns the exit code."""
+    args = sys.argv[1:] if args is None else args
+    try:
+        _dispatch(args)
+        sys.stdout.flush()
+    except MlpLmError as error:
+        name = f" {args[0]}" if args and args[0] in COMMANDS else ""
+        print(f"mlp_lm{name}: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader has seen enough: `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        return 141  # what shells report for SIGPIPE
+    except KeyboardInterrupt:
+        return 130  # what shells report for SIGINT
+    return 0
+
+
+def _dispatch(args: list[str]) -> None:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+    elif args[0] == "--version":
+        print(f"mlp_lm {__version__}")
+    elif args[0] not in COMMANDS:
+        close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise MlpLmError(f"unknown command {args[0]!r}, expected one of {', '.join(COMMANDS)}{hint}")
+    elif target := COMMANDS[args[0]].target:
+        from mlp_lm.parsing import parse_call
+
+        module, function = target.split(":")
+        command = getattr(import_module(module), function)
+        command(**parse_call(command, args[0], args[1:]))
+    else:
+        from mlp_lm.training.lightning_cli import run
+
+        run(args)

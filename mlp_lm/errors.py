@@ -1,0 +1,19 @@
+"""What a user can cause. `cli.main` turns each of these into one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+
+class MlpLmError(Exception):
+    """A mistake that the user can mend; its text says where, what was found, what was expected and what to do."""
+
+
+class SettingsError(MlpLmError):
+    """Settings, flags or configuration files that are unknown, out of range or at odds with each other."""
+
+
+class DataError(MlpLmError):
+    """A corpus that is missing, cannot be fetched, cannot be read or is too small."""
+
+
+class CheckpointError(MlpLmError):
+    """A checkpoint that is missing, damaged, of another program or format, or of other data."""

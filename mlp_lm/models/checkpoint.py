@@ -1,0 +1,111 @@
+"""What our files hold, and how they are written and read.
+
+A `.ckpt` is a Lightning checkpoint. Beside Lightning's own entries (`state_dict`, whose weights are under
+`network.`, `global_step`, `optimizer_states`, …) it has two of ours, which make it enough by itself:
+
+    mlp_lm           format_version  int, FORMAT_VERSION
+                     model           settings of the model: plain scalars and strings
+                     random_state    uint8 tensor, torch's
+    TextDataModule   settings        settings of the data: plain scalars and strings
+                     vocab           list of V strings, the boundary "" first
+                     fingerprint     str, of the items of the three splits
+                     order_seed      int, of the order of examples
+                     item_hashes     {"train": int64 tensor, "dev": …, "test": …}; None beyond a million items
+                     longest_item    int, tokens of the longest item of train
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mlp_lm.errors import CheckpointError
+from mlp_lm.models.known_items import KnownItems
+from mlp_lm.models.language_model import LanguageModel
+from mlp_lm.models.network import MLP
+from mlp_lm.text.vocab import Vocab
+
+FORMAT_VERSION = 1
+KEY, DATA_KEY = "mlp_lm", "TextDataModule"
+NETWORK_PREFIX = "network."
+NETWORK_SETTINGS = ("embedding_dim", "hidden_dim", "num_layers", "dropout")
+
+
+def write(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a checkpoint so that `path` holds, at any moment, the old file or the new one, never half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the new name, too, must survive a power cut
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a checkpoint, read without running any code that it may contain.
+
+    Raises CheckpointError: missing, a folder, a URL, damaged, of another program or of a newer format.
+    """
+    if "://" in str(path):
+        raise CheckpointError(f"{path}: a URL; expected a file. Download it first")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; expected a checkpoint (…/checkpoints/best.ckpt)") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path}: a folder; expected a checkpoint file inside it (best.ckpt)") from None
+    except PermissionError:
+        raise CheckpointError(f"{path}: no permission to read it") from None
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
+            raise CheckpointError(f"{path}: not a checkpoint of mlp_lm; it holds objects that ours never do") from error
+        raise CheckpointError(f"{path}: damaged or not a checkpoint (it cannot be unpacked)") from error
+    ours = content.get(KEY) if isinstance(content, dict) else None
+    if not isinstance(ours, dict) or not isinstance(ours.get("format_version"), int) or DATA_KEY not in content:
+        raise CheckpointError(f"{path}: a checkpoint of another program; expected one that mlp_lm wrote")
+    if ours["format_version"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format {ours['format_version']}, this mlp_lm reads up to {FORMAT_VERSION}; install a newer mlp_lm"
+        )
+    return content
+
+
+def load(path: str | os.PathLike[str]) -> LanguageModel:
+    """The language model in a checkpoint, on the CPU, ready to sample and score.
+
+    Raises CheckpointError where `path` is not a checkpoint that this version can read.
+    """
+    content = read(path)
+    try:
+        model, data = content[KEY]["model"], content[DATA_KEY]
+        vocab, context_size = Vocab(data["vocab"]), data["settings"]["context_size"]
+        network = MLP(len(vocab), context_size, **{name: model[name] for name in NETWORK_SETTINGS})
+        weights = {k: v for k, v in content["state_dict"].items() if k.startswith(NETWORK_PREFIX)}
+        network.load_state_dict({k.removeprefix(NETWORK_PREFIX): v for k, v in weights.items()})
+        return LanguageModel(
+            vocab=vocab,
+            context_size=context_size,
+            log_probs=network.to(weights["network.output.bias"].dtype).eval().log_probs,
+            longest_item=data["longest_item"],
+            known_items=None if data["item_hashes"] is None else KnownItems(data["item_hashes"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error

@@ -1,0 +1,181 @@
+"""A language model: vocabulary, context size and a function from contexts to log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mlp_lm.errors import DataError
+from mlp_lm.models.known_items import KnownItems
+from mlp_lm.models.metrics import NLL, token_nll
+from mlp_lm.models.sampling import generate
+from mlp_lm.settings import check
+from mlp_lm.text.corpus import detokenize, encode, tokenize
+from mlp_lm.text.vocab import Vocab
+from mlp_lm.text.windows import Windows
+
+MAX_TRIES_PER_NEW_ITEM = 100  # a model that knows its corpus by heart draws hardly anything new
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated item."""
+
+    text: str
+    cut: bool  # it reached the maximal length without an end
+    where: str | None  # "train", "dev or test" or "new"; None where it is not known
+
+
+@dataclass(frozen=True)
+class Score:
+    """One scored item."""
+
+    item: str
+    tokens: int  # boundary counted
+    log_prob: float  # nats
+
+    @property
+    def nats_per_token(self) -> float:
+        """The item's own loss."""
+        return -self.log_prob / self.tokens
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """What samples and scores, whether the probabilities come from a network or from counts."""
+
+    vocab: Vocab
+    context_size: int
+    log_probs: Callable[[Tensor], Tensor]  # contexts (B, T) int64 to log-probabilities (B, V)
+    longest_item: int  # tokens of the longest item of train
+    known_items: KnownItems | None = None  # None where there were too many to keep
+
+    def sample(
+        self,
+        num: int = 10,
+        *,
+        prompt: str = "",
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        max_length: int | None = None,
+        only_new: bool = False,
+    ) -> list[str]:
+        """Generate `num` items; the arguments are those of `generate`."""
+        samples = self.generate(
+            num,
+            prompt=prompt,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            max_length=max_length,
+            only_new=only_new,
+        )
+        return [sample.text for sample in samples]
+
+    def generate(
+        self,
+        num: int,
+        *,
+        prompt: str = "",
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        max_length: int | None = None,
+        only_new: bool = False,
+    ) -> list[Sample]:
+        """Generate `num` items and say of each where it stands.
+
+        Args:
+            num: How many.
+            prompt: What every item starts with.
+            temperature: Below 1 more probable items, above 1 more surprising ones, 0 always the most probable.
+            top_k: Draw each token from the k most probable ones only.
+            top_p: Draw each token from the fewest most probable ones whose probabilities sum to at least p.
+            seed: The same seed gives the same items; without it, chance decides.
+            max_length: Cut an item after so many tokens; by default twice the longest item of train.
+            only_new: Keep only items of none of the three splits. Fewer than `num` come back where a hundred
+                tries for each do not find them.
+
+        Raises:
+            SettingsError: A setting out of its range.
+            DataError: A prompt with unknown tokens, or `only_new` where the items of the corpus are not known.
+        """
+        max_length = 2 * self.longest_item if max_length is None else max_length
+        prompt_ids = self.vocab.encode(prompt_tokens := tokenize(prompt) if prompt.strip() else list(prompt))
+        check(
+            {
+                "num": num,
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "seed": seed,
+                "max_length": max_length,
+                "prompt_length": len(prompt_tokens),
+            }
+        )
+        if only_new and self.known_items is None:
+            raise DataError("which items are new is not known: this model's corpus was too big to keep its items")
+        generator = torch.Generator()
+        _ = generator.seed() if seed is None else generator.manual_seed(seed)
+        samples: list[Sample] = []
+        tries = num * MAX_TRIES_PER_NEW_ITEM if only_new else num
+        while len(samples) < num and tries > 0:
+            # Refills ask for more than is missing, so that the last few new items do not take a call each.
+            size = min(tries, max(num - len(samples), 100) if only_new else num)
+            tries -= size
+            for ids, cut in generate(
+                self.log_probs,
+                size,
+                self.context_size,
+                max_length=max_length,
+                generator=generator,
+                prompt=prompt_ids,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+            ):
+                text = detokenize(self.vocab.decode(ids))
+                where = self.known_items.where(text) if self.known_items else None
+                if not only_new or where == "new":
+                    samples.append(Sample(text, cut, where))
+        return samples[:num]
+
+    def score(self, items: Sequence[str]) -> list[Score]:
+        """The log-probability of each item, its end included.
+
+        Raises DataError that lists the items with unknown tokens, by their place in `items`.
+        """
+        items = [detokenize(tokenize(item)) for item in items]
+        problems = [
+            f"item {i} {item!r} has unknown {', '.join(map(repr, unknown))}"
+            for i, item in enumerate(items, start=1)
+            if (unknown := self.vocab.unknown(tokenize(item)))
+        ]
+        if problems:
+            raise DataError(f"{'; '.join(problems)}; the model knows {self.vocab.describe()}")
+        windows = Windows(encode(items, self.vocab), self.context_size)
+        nats = torch.cat([torch.empty(0), *self._token_nlls(windows)]).tolist()
+        scores, first = [], 0
+        for item in items:
+            tokens = len(tokenize(item)) + 1
+            scores.append(Score(item, tokens, -sum(nats[first : first + tokens])))
+            first += tokens
+        return scores
+
+    @torch.inference_mode()
+    def _token_nlls(self, windows: Windows, batch_size: int = 8192) -> Iterator[Tensor]:
+        for first in range(0, len(windows), batch_size):
+            contexts, targets = windows[first : first + batch_size]
+            yield token_nll(self.log_probs(contexts), targets)
+
+
+def total(scores: Sequence[Score]) -> NLL:
+    """The loss of all scored items together."""
+    return NLL(-sum(score.log_prob for score in scores), sum(score.tokens for score in scores))

@@ -1,0 +1,54 @@
+"""Losses as sums and counts. A mean of batch means depends on the batch size; (sum, count) does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class NLL:
+    """Negative log-likelihood of some tokens, natural logarithm, the boundary counted as a token.
+
+    Both numbers stay exact beyond 2^24 tokens, where a float32 sum stops growing.
+    """
+
+    nats: float  # sum over the tokens, float64
+    tokens: int
+
+    def __add__(self, other: NLL) -> NLL:
+        return NLL(self.nats + other.nats, self.tokens + other.tokens)
+
+    @property
+    def nats_per_token(self) -> float:
+        """The loss: mean negative log-likelihood; NaN without tokens."""
+        return self.nats / self.tokens if self.tokens else math.nan
+
+    @property
+    def bits_per_token(self) -> float:
+        """The loss with the logarithm to base 2."""
+        return self.nats_per_token / math.log(2)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): as uncertain as a fair choice among so many tokens. Infinite where exp overflows."""
+        return math.exp(self.nats_per_token) if self.nats_per_token < 709 else math.inf
+
+
+def token_nll(log_probs: Tensor, targets: Tensor) -> Tensor:
+    """The negative log-probability of each target: (…, V) and (…) to (…), in nats."""
+    return -log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+
+@torch.inference_mode()
+def evaluate(log_probs: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> NLL:
+    """NLL of a function contexts (B, T) to log-probabilities (B, V) over batches of (contexts, targets)."""
+    total = NLL(0.0, 0)
+    for contexts, targets in batches:
+        nats = token_nll(log_probs(contexts), targets).sum(dtype=torch.float64)
+        total += NLL(nats.item(), targets.numel())
+    return total

@@ -1,0 +1,151 @@
+"""The range of every setting and what settings ask of each other, for `fit`, the commands and the Python API alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mlp_lm.errors import SettingsError
+
+Settings = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers between `low` and `high`, both allowed unless `above` or `below` is set."""
+
+    low: float
+    high: float = math.inf
+    whole: bool = False
+    above: bool = False  # low itself is not allowed
+    below: bool = False  # high itself is not allowed
+    optional: bool = False  # None is allowed too
+
+    def __contains__(self, value: object) -> bool:
+        if value is None:
+            return self.optional
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
+            return False
+        return (
+            math.isfinite(value)
+            and (value > self.low if self.above else value >= self.low)
+            and (value < self.high if self.below else value <= self.high)
+        )
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        low = f"above {self.low:,}" if self.above else f"from {self.low:,}"
+        high = "" if self.high == math.inf else f" {'to below' if self.below else 'to'} {self.high:,}"
+        return f"{kind} {low}{high}" + (", or null" if self.optional else "")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.words
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.words)}"
+
+
+COUNT = Range(1, 2**31 - 1, whole=True)
+SEED = Range(0, 2**32 - 1, whole=True)
+
+RANGES: dict[str, Range | Choice] = {
+    "seed_everything": SEED,
+    "data.context_size": Range(1, 1024, whole=True),
+    "data.batch_size": COUNT,
+    "data.steps_per_execution": Range(1, 100_000, whole=True),
+    "data.split_seed": SEED,
+    "data.max_item_length": COUNT,
+    "model.vocab_size": Range(2, 2**31 - 1, whole=True),
+    "model.context_size": Range(1, 1024, whole=True),
+    "model.embedding_dim": Range(1, 65_536, whole=True),
+    "model.hidden_dim": Range(1, 1_048_576, whole=True),
+    "model.num_layers": Range(1, 1_000, whole=True),
+    "model.dropout": Range(0, 1, below=True),
+    "model.optimizer": Choice(("sgd", "adamw")),
+    "model.learning_rate": Range(0, above=True),
+    "model.momentum": Range(0, 1, below=True),
+    "model.weight_decay": Range(0),
+    "model.lr_schedule": Choice(("constant", "step", "cosine")),
+    "model.lr_warmup_steps": Range(0, 2**31 - 1, whole=True),
+    "model.lr_decay_steps": Range(1, 2**31 - 1, whole=True, optional=True),
+    "model.lr_drop_at": Range(0, 1),
+    "model.lr_end_factor": Range(0, 1),
+    "trainer.max_steps": COUNT,
+    "trainer.val_check_interval": COUNT,
+    "trainer.log_every_n_steps": COUNT,
+    "num": Range(1, 100_000_000, whole=True),
+    "temperature": Range(0, 1e6),
+    "top_k": Range(1, 2**31 - 1, whole=True, optional=True),
+    "top_p": Range(0, 1, above=True, optional=True),
+    "seed": Range(0, 2**63 - 1, whole=True, optional=True),
+    "max_length": Range(1, 1_000_000, whole=True),
+}
+
+
+def check(settings: Settings) -> None:
+    """Raise SettingsError that names every setting which is out of its range or at odds with another.
+
+    `settings` maps names, as in a config (`data.context_size`), to values; only what is there is checked.
+    """
+    problems = [
+        f"{name}: found {value!r}, expected {RANGES[name]}"
+        for name, value in settings.items()
+        if name in RANGES and value not in RANGES[name]
+    ]
+    if not problems:  # values out of range would only cause nonsense here
+        problems = [problem for cross_check in CROSS_CHECKS if (problem := cross_check(settings))]
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def check_section(section: str, values: Mapping[str, object]) -> None:
+    """`check` for the settings of one section of a config, such as `model`."""
+    check({f"{section}.{name}": value for name, value in values.items()})
+
+
+def _split_paths_go_together(settings: Settings) -> str | None:
+    names = ("data.train_path", "data.dev_path", "data.test_path")
+    missing = [name for name in names if settings.get(name) is None]
+    if 0 < len(missing) < len(names):
+        return f"{', '.join(missing)}: missing, expected all of {', '.join(names)} or none of them"
+    return None
+
+
+def _momentum_goes_with_sgd(settings: Settings) -> str | None:
+    if settings.get("model.momentum") and settings.get("model.optimizer") != "sgd":
+        return f"model.momentum: found {settings['model.momentum']!r}, which goes with model.optimizer sgd alone"
+    return None
+
+
+def _warmup_ends_before_decay(settings: Settings) -> str | None:
+    warmup = settings.get("model.lr_warmup_steps", 0)
+    horizon = settings.get("model.lr_decay_steps") or settings.get("trainer.max_steps")
+    if isinstance(warmup, int) and isinstance(horizon, int) and warmup > horizon:
+        return (
+            f"model.lr_warmup_steps: found {warmup:,}, expected at most {horizon:,} "
+            "(model.lr_decay_steps, or trainer.max_steps where it is not set)"
+        )
+    return None
+
+
+def _prompt_is_shorter_than_items(settings: Settings) -> str | None:
+    length, limit = settings.get("prompt_length"), settings.get("max_length")
+    if isinstance(length, int) and isinstance(limit, int) and length > limit:
+        return f"max_length: found {limit}, expected at least the {length} tokens of the prompt"
+    return None
+
+
+CROSS_CHECKS: tuple[Callable[[Settings], str | None], ...] = (
+    _split_paths_go_together,
+    _momentum_goes_with_sgd,
+    _warmup_ends_before_decay,
+    _prompt_is_shorter_than_items,
+)

@@ -1,0 +1,172 @@
+"""From a text file to the token streams of three splits. The one place that knows that a token is a character."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlp_lm.errors import DataError
+from mlp_lm.text.download import MAKEMORE, cache_folder, fetch
+from mlp_lm.text.vocab import BOUNDARY, Vocab
+
+SPLITS = ("train", "dev", "test")
+DATASETS = ("names", "makemore")  # what `data.path` may name instead of a file
+MIN_ITEMS = 6  # the fewest that leave none of int(0.8 n), int(0.9 n) and n without an item of its own
+
+Ids = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus as token streams: the ids of one split's items one after the other, each ended by the boundary."""
+
+    vocab: Vocab
+    train: Ids
+    dev: Ids
+    test: Ids
+    fingerprint: str  # of the items of all three splits, in order
+
+    def items(self, split: str) -> list[str]:
+        """The items of a split, as read from the file."""
+        return decode(getattr(self, split), self.vocab)
+
+
+def tokenize(item: str) -> list[str]:
+    """The tokens of one item."""
+    return list(unicodedata.normalize("NFC", item.strip()))
+
+
+def detokenize(tokens: Iterable[str]) -> str:
+    """The item that consists of `tokens`."""
+    return "".join(tokens)
+
+
+def load_corpus(
+    path: str, split_paths: Sequence[str] | None, *, unique: bool, split_seed: int, max_item_length: int
+) -> Corpus:
+    """Read, check, split and encode a corpus.
+
+    Args:
+        path: A UTF-8 text file with one item a line, or the name of a known dataset.
+        split_paths: Files for train, dev and test; where given, `path` is not read and nothing is shuffled.
+        unique: Drop repeated items before the split (in each file of `split_paths`), keeping the first.
+        split_seed: Seed of the shuffle before the split.
+        max_item_length: Longest item allowed, in characters.
+
+    Raises:
+        DataError: The file is missing, unreadable, too small, or has an item that is too long.
+    """
+    if split_paths is None:
+        items = read_items(find(path), max_item_length)
+        splits = split_items(list(dict.fromkeys(items)) if unique else items, split_seed, path)
+        del items  # a big corpus should stand in memory once
+    else:
+        parts = [read_items(find(p), max_item_length) for p in split_paths]
+        splits = [list(dict.fromkeys(part)) if unique else part for part in parts]
+    # A closed alphabet: all characters of the corpus, not of train alone.
+    vocab = Vocab.build(set().union(*(set().union(*items) for items in splits)))
+    digest, streams = hashlib.blake2b(digest_size=16), []
+    for items in splits:
+        streams.append(encode(items, vocab))
+        digest.update("\n".join(items).encode() + b"\n\n")
+        items.clear()
+    return Corpus(vocab, *streams, fingerprint=digest.hexdigest())
+
+
+def find(path: str) -> Path:
+    """The file that `data.path` means; a known dataset is fetched where it is not at hand."""
+    if path == "names":
+        return Path(str(files("mlp_lm.text") / "names.txt"))
+    if path == "makemore":
+        return fetch(MAKEMORE, cache_folder())
+    return Path(path).expanduser()
+
+
+def read_items(path: Path, max_item_length: int | None = None) -> list[str]:
+    """The items of a text file: NFC-normalised lines without surrounding white space, blank ones skipped.
+
+    Raises DataError that names the path, and the line where one is to blame.
+    """
+    text = read_text(path)
+    items = [item for line in text.split("\n") if (item := line.strip())]
+    if not items:
+        raise DataError(f"{path}: {'only blank lines' if text else 'an empty file'}; expected one item a line")
+    if max_item_length is not None and max(map(len, items)) > max_item_length:
+        for number, line in enumerate(text.split("\n"), start=1):
+            if (length := len(line.strip())) > max_item_length:
+                raise DataError(
+                    f"{path}:{number}: an item of {length:,} characters, at most {max_item_length:,} are allowed; "
+                    "is this one item a line? If so, raise --data.max_item_length"
+                )
+    return items
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, NFC-normalised, with or without a byte order mark."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such file; expected a text file with one item a line, or one of: {', '.join(DATASETS)}"
+        ) from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: a folder; expected a text file with one item a line") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        raise DataError(
+            f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x} at byte {column} of the line); "
+            "convert the file to UTF-8"
+        ) from None
+    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+
+
+def split_items(items: list[str], split_seed: int, source: str) -> list[list[str]]:
+    """Shuffle `items` in place and cut them at 80 % and 90 % into train, dev and test, as the lecture does.
+
+    Raises DataError that names `source` where a split would stay empty.
+    """
+    n = len(items)
+    if n < MIN_ITEMS:
+        raise DataError(
+            f"{source}: {n} {'item' if n == 1 else 'items'}, too few for train, dev and test; it takes {MIN_ITEMS} "
+            "(repeated items count once unless --data.unique false)"
+        )
+    random.Random(split_seed).shuffle(items)
+    return [items[: int(0.8 * n)], items[int(0.8 * n) : int(0.9 * n)], items[int(0.9 * n) :]]
+
+
+def encode(items: Sequence[str], vocab: Vocab, block: int = 1 << 20) -> Ids:
+    """The token stream of `items`: ids in the smallest type that holds V, each item ended by the boundary.
+
+    A line feed, which no item contains, stands for the boundary while text becomes code points and code points
+    become ids by one table look-up; `block` items at a time, which bounds the memory that this takes.
+    """
+    code_points = np.array([ord(token) for token in vocab.tokens[1:]], dtype=np.int64)
+    dtype = np.uint8 if len(vocab) <= 1 << 8 else np.int16 if len(vocab) <= 1 << 15 else np.int32
+    ids_of = np.zeros(max(code_points.max(initial=0), ord("\n")) + 1, dtype)
+    ids_of[code_points] = np.arange(1, len(vocab))
+    parts = []
+    for start in range(0, len(items), block):
+        text = "\n".join(items[start : start + block]) + "\n"
+        parts.append(ids_of[np.frombuffer(text.encode("utf-32-le"), np.uint32)])
+    return np.concatenate(parts)
+
+
+def decode(stream: Ids, vocab: Vocab) -> list[str]:
+    """The items of a token stream; the inverse of `encode`."""
+    strings = ["\n" if i == BOUNDARY else token for i, token in enumerate(vocab.tokens)]
+    return "".join(map(strings.__getitem__, stream.tolist())).split("\n")[:-1]

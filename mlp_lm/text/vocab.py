@@ -1,0 +1,76 @@
+"""The vocabulary: tokens and their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mlp_lm.errors import DataError
+
+BOUNDARY = 0  # id of the boundary: pads the context at the start of an item and ends it
+
+
+class Vocab:
+    """The V tokens of a language model; a token's id is its place in `tokens`.
+
+    Id 0 is the boundary. Its string is `""`, which no text can contain, so that a literal dot in the data
+    stays a token of its own although the boundary is shown as `.`.
+    """
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        """`tokens`: all V strings, the boundary `""` first, none twice."""
+        if not tokens or tokens[BOUNDARY] != "" or len(set(tokens)) != len(tokens):
+            raise ValueError("a vocabulary starts with the boundary '' and repeats no token")
+        self.tokens = list(tokens)
+        self._ids = {token: i for i, token in enumerate(self.tokens)}
+
+    @classmethod
+    def build(cls, tokens: Iterable[str]) -> Vocab:
+        """The vocabulary of the different `tokens`, sorted, so that their order of appearance does not matter."""
+        return cls(["", *sorted(set(tokens))])
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocab) and self.tokens == other.tokens
+
+    def __contains__(self, token: str) -> bool:
+        return token != "" and token in self._ids
+
+    def encode(self, tokens: Iterable[str]) -> list[int]:
+        """Ids of `tokens`. Raises DataError that names the unknown ones and lists the alphabet."""
+        tokens = list(tokens)
+        if unknown := self.unknown(tokens):
+            raise DataError(
+                f"unknown {'token' if len(unknown) == 1 else 'tokens'} {', '.join(map(repr, unknown))}; "
+                f"the model knows {self.describe()}"
+            )
+        return [self._ids[token] for token in tokens]
+
+    def unknown(self, tokens: Iterable[str]) -> list[str]:
+        """The different `tokens` that are not in the vocabulary, in order of appearance."""
+        return [token for token in dict.fromkeys(tokens) if token not in self]
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Tokens of `ids`, each as its string; the boundary's is empty."""
+        return [self.tokens[i] for i in ids]
+
+    def show(self, token_id: int) -> str:
+        """A visible name of one token: the boundary as `.`, a literal dot as `'.'`, white space by its escape."""
+        token = self.tokens[token_id]
+        if token == "":
+            return "."
+        return token if token.isprintable() and token.strip() and token != "." else repr(token)
+
+    def describe(self) -> str:
+        """All tokens but the boundary on one line, cut after a hundred."""
+        shown = " ".join(self.show(i) for i in range(1, min(len(self), 101)))
+        return shown if len(self) <= 101 else f"{shown} … ({len(self) - 1:,} tokens)"
+
+    def windows(self, tokens: Iterable[str], context_size: int) -> list[tuple[list[int], int]]:
+        """The windows of one item: (T context ids, target id) for each of its tokens and the boundary that ends it."""
+        context, rows = [BOUNDARY] * context_size, []
+        for target in [*self.encode(tokens), BOUNDARY]:
+            rows.append((context, target))
+            context = [*context[1:], target]
+        return rows

@@ -1,0 +1,96 @@
+"""What happens beside training: checkpoints and the progress bar."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from tqdm import tqdm
+
+from mlp_lm.models import checkpoint
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes a checkpoint whole or not at all, and reads one without running code that it may contain."""
+
+    def save_checkpoint(
+        self, checkpoint_content: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """See `checkpoint.write`."""
+        checkpoint.write(checkpoint_content, path)
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """See `checkpoint.read`; Lightning moves the tensors to where they belong."""
+        return checkpoint.read(path)
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Delete a checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+
+class Checkpoints(Checkpoint):
+    """Keeps `last.ckpt`, from step 0 on, and `best.ckpt`, that of the lowest dev loss, after each validation.
+
+    Lightning's ModelCheckpoint stores absolute paths in the checkpoint, and forgets the best one when a run
+    folder is moved.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
+        self.best_dev_loss = float("inf")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write `last.ckpt` before the first step of a new run."""
+        if trainer.global_step == 0:
+            trainer.save_checkpoint(self.last, weights_only=False)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write `last.ckpt`, and `best.ckpt` where dev loss is lower than ever."""
+        if trainer.state.fn != "fit":
+            return
+        dev_loss = trainer.callback_metrics["dev/loss"].item()
+        improved = dev_loss < self.best_dev_loss
+        if improved:
+            self.best_dev_loss = dev_loss
+            trainer.save_checkpoint(self.best, weights_only=False)
+        trainer.save_checkpoint(self.last, weights_only=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lowest dev loss so far."""
+        return {"best_dev_loss": self.best_dev_loss}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the lowest dev loss of the run that goes on."""
+        self.best_dev_loss = state_dict["best_dev_loss"]
+
+
+class StepProgressBar(Callback):
+    """A bar in steps, whatever number of them one call of `training_step` runs."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar where the run stands."""
+        self.bar = tqdm(total=trainer.max_steps, initial=trainer.global_step, unit="step", dynamic_ncols=True)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Move on by the steps of one call; tqdm itself keeps from drawing too often."""
+        self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the latest dev loss."""
+        if trainer.state.fn == "fit":
+            self.bar.set_postfix_str(f"dev loss {trainer.callback_metrics['dev/loss']:.4f}", refresh=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the line to the error message."""
+        if hasattr(self, "bar"):
+            self.bar.close()

@@ -1,0 +1,202 @@
+"""The LightningDataModule: a text file to chunks. N windows, B batch, K steps per execution, T context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from mlp_lm.errors import CheckpointError
+from mlp_lm.models.known_items import MAX_ITEMS, hash_items
+from mlp_lm.settings import check_section
+from mlp_lm.text.corpus import DATASETS, SPLITS, Corpus, load_corpus
+from mlp_lm.text.windows import Order, Windows
+from mlp_lm.training.trainer import Trainer
+
+Batch = tuple[Tensor, Tensor]  # contexts (…, T) and targets (…), int64
+
+EVAL_BATCH_SIZE = 8192  # windows; changes neither losses nor, beyond this, speed
+
+
+class TextDataModule(LightningDataModule):
+    """Reads a corpus, splits it into train, dev and test, and serves their windows."""
+
+    def __init__(
+        self,
+        path: str = "names",
+        train_path: str | None = None,
+        dev_path: str | None = None,
+        test_path: str | None = None,
+        unique: bool = True,
+        split_seed: int = 42,
+        context_size: int = 8,
+        batch_size: int = 1024,
+        steps_per_execution: int = 1,
+        max_item_length: int = 10_000,
+    ) -> None:
+        """Which text, how it is split, and how much of it a step sees.
+
+        Args:
+            path: UTF-8 text file with one item a line; or names (bundled) or makemore (the lecture's names.txt,
+                fetched once).
+            train_path: File of the train split, together with dev_path and test_path; path is not read then.
+            dev_path: File of the dev split.
+            test_path: File of the test split.
+            unique: Drop repeated items before the split, so that none stands in two splits.
+            split_seed: Seed of the shuffle before the split.
+            context_size: T, previous tokens that the network sees.
+            batch_size: B, windows in a step, over all processes together.
+            steps_per_execution: K, steps in one call of training_step; changes speed, never results.
+            max_item_length: Longest item allowed, in characters.
+
+        Raises:
+            SettingsError: A setting is out of its range.
+        """
+        # Every argument by name: what the checkpoint keeps.
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        check_section("data", settings)
+        super().__init__()
+        self.settings = settings
+        self.order_seed: int | None = None  # of the order of examples; from the checkpoint when a run is resumed
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The corpus, read when it is first asked for. Raises DataError."""
+        s = self.settings
+        split_paths = [s["train_path"], s["dev_path"], s["test_path"]]
+        return load_corpus(
+            s["path"],
+            None if split_paths[0] is None else split_paths,
+            unique=s["unique"],
+            split_seed=s["split_seed"],
+            max_item_length=s["max_item_length"],
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """V, tokens including the boundary."""
+        return len(self.corpus.vocab)
+
+    def windows(self, split: str) -> Windows:
+        """The windows of train, dev or test."""
+        if split not in self._windows:
+            self._windows[split] = Windows(getattr(self.corpus, split), self.settings["context_size"])
+        return self._windows[split]
+
+    @cached_property
+    def _windows(self) -> dict[str, Windows]:
+        return {}
+
+    def train_dataloader(self) -> Chunks:
+        """Chunks from the trainer's step to its next validation."""
+        if self.order_seed is None:
+            self.order_seed = torch.initial_seed()
+        windows = self.windows("train")
+        order = Order(len(windows), self.settings["batch_size"], self.order_seed)
+        return Chunks(windows, order, self.settings["steps_per_execution"], cast(Trainer, self.trainer))
+
+    def val_dataloader(self) -> Batches:
+        """All windows of dev."""
+        return Batches(self.windows("dev"))
+
+    def test_dataloader(self) -> Batches:
+        """All windows of test."""
+        return Batches(self.windows("test"))
+
+    def predict_dataloader(self) -> Batches:
+        """All windows of dev: test data is for `test` alone."""
+        return Batches(self.windows("dev"))
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of the data; see `models.checkpoint`."""
+        return {
+            "settings": {**self.settings, **self._absolute_paths()},
+            "vocab": self.corpus.vocab.tokens,
+            "fingerprint": self.corpus.fingerprint,
+            "order_seed": self.order_seed,
+            **self._train_facts,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that this is the data of the checkpoint. Raises CheckpointError that names the difference."""
+        if state_dict["vocab"] != self.corpus.vocab.tokens:
+            raise CheckpointError(
+                "the checkpoint's vocabulary is another than that of this data: "
+                f"{_difference(state_dict['vocab'], self.corpus.vocab.tokens)}"
+            )
+        if state_dict["fingerprint"] != self.corpus.fingerprint:
+            raise CheckpointError(
+                "the checkpoint was trained on other data, or on another split of it, than "
+                f"data.path {self.settings['path']}: same alphabet, other items"
+            )
+        self.order_seed = state_dict["order_seed"]
+
+    def _absolute_paths(self) -> dict[str, str]:
+        """Files by their absolute path, so that the checkpoint works from any folder."""
+        names = ("path", "train_path", "dev_path", "test_path")
+        paths = {name: self.settings[name] for name in names}
+        return {n: str(Path(p).expanduser().absolute()) for n, p in paths.items() if p is not None and p not in DATASETS}
+
+    @cached_property
+    def _train_facts(self) -> dict[str, Any]:
+        items = {split: self.corpus.items(split) for split in SPLITS}
+        known = sum(map(len, items.values())) <= MAX_ITEMS
+        return {
+            "item_hashes": {split: hash_items(items[split]) for split in SPLITS} if known else None,
+            "longest_item": max(map(len, items["train"])),
+        }
+
+
+class Batches:
+    """All windows of a split in their order, as (contexts (B, T), targets (B,))."""
+
+    def __init__(self, windows: Windows) -> None:
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return -(-len(self.windows) // EVAL_BATCH_SIZE)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for first in range(0, len(self.windows), EVAL_BATCH_SIZE):
+            yield self.windows[first : first + EVAL_BATCH_SIZE]
+
+
+class Chunks:
+    """The training examples from the trainer's current step to its next validation, as chunks.
+
+    A chunk is (contexts (K, B, T), targets (K, B)). It ends at the next multiple of K of the global step, or
+    earlier where an epoch of the data ends, where something is logged or validated, or where training ends: so
+    no interval need be a multiple of K, and a resumed run makes the same chunks.
+    """
+
+    def __init__(self, windows: Windows, order: Order, steps_per_execution: int, trainer: Trainer) -> None:
+        self.windows = windows
+        self.order = order
+        self.steps_per_execution = steps_per_execution
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = self.trainer.global_step
+        end = self.trainer.next_validation(step)
+        while step < end:
+            num_steps = min(
+                self.steps_per_execution - step % self.steps_per_execution,
+                self.trainer.next_stop(step) - step,
+                self.order.steps_of_one_shape(step),
+            )
+            yield self.windows[self.order.indices(step, num_steps)]
+            step += num_steps
+
+
+def _difference(theirs: list[str], ours: list[str]) -> str:
+    only_theirs, only_ours = sorted(set(theirs) - set(ours)), sorted(set(ours) - set(theirs))
+    parts = [f"only the {where} has {' '.join(map(repr, tokens[:10]))}" for where, tokens in
+             (("checkpoint", only_theirs), ("data", only_ours)) if tokens]
+    return "; ".join(parts)

@@ -1,0 +1,183 @@
+"""`fit`, `validate`, `test` and `predict`: LightningCLI with our parsers, run folders and report."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from mlp_lm.errors import CheckpointError
+from mlp_lm.models import checkpoint
+from mlp_lm.models.metrics import token_nll
+from mlp_lm.parsing import OneLineErrors
+from mlp_lm.settings import check
+from mlp_lm.training import runs
+from mlp_lm.training.callbacks import Checkpoints
+from mlp_lm.training.datamodule import TextDataModule
+from mlp_lm.training.module import MLPModule
+from mlp_lm.training.quiet import silence
+from mlp_lm.training.report import build_report, render
+from mlp_lm.training.trainer import Trainer
+
+
+class Parser(OneLineErrors, LightningArgumentParser):
+    """LightningCLI's parser with our one-line errors."""
+
+
+class CLI(LightningCLI):
+    """One command on the triple Trainer, MLPModule, TextDataModule."""
+
+    trainer: Trainer
+    model: MLPModule
+    datamodule: TextDataModule
+
+    def __init__(self, args: list[str]) -> None:
+        """Parse `args`, the command's name first, and run it."""
+        self.command = args[0]
+        self.checkpoint = _checkpoint_path(args)
+        if self.checkpoint is None and self.command != "fit":
+            raise CheckpointError(f"--ckpt_path: missing; {self.command} needs the checkpoint of a trained model")
+        super().__init__(
+            MLPModule,
+            TextDataModule,
+            trainer_class=Trainer,
+            parser_class=Parser,
+            args=args,
+            seed_everything_default=42,
+            save_config_callback=SaveConfigCallback if self.command == "fit" else None,
+            save_config_kwargs={"overwrite": True},  # a resumed run writes into its own folder again
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # our checkpoints carry their settings themselves
+        )
+
+    # -- parsing -------------------------------------------------------------------------------------------------
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one command that was asked for, and the arguments of its Trainer method that are no flags."""
+        return {self.command: LightningCLI.subcommands()[self.command] | {"weights_only", "verbose", "return_predictions"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Links, our own flags, and a checkpoint's settings as defaults: config and command line win."""
+        parser.link_arguments("data.context_size", "model.context_size")
+        parser.link_arguments("data.vocab_size", "model.vocab_size", apply_on="instantiate")
+        if self.command == "fit":
+            parser.add_argument(
+                "--run_dir", type=str | None, help="Folder of the run (default: runs/<config name>/version_N)"
+            )
+            parser.add_argument(
+                "--report_test", type=bool, default=True, help="Report the test loss too; false leaves test unread"
+            )
+        if self.checkpoint is not None:
+            content = checkpoint.read(self.checkpoint)
+            linked = ("vocab_size", "context_size")
+            parser.set_defaults({f"data.{k}": v for k, v in content[checkpoint.DATA_KEY]["settings"].items()})
+            parser.set_defaults({f"model.{k}": v for k, v in content[checkpoint.KEY]["model"].items() if k not in linked})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse without Lightning's warning that sys.argv may differ from `args`."""
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Check all settings at once, before any data is read."""
+        config = self.config[self.command]
+        sections = {f"{s}.{k}": v for s in ("data", "model", "trainer") for k, v in config[s].items()}
+        check({"seed_everything": config["seed_everything"], **sections})
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Give `fit` its run folder with logger and checkpoints; the other commands write nothing there."""
+        config = self.config_init[self.command]
+        if self.command == "fit":
+            self.run_dir = self._run_dir()
+            config["trainer"]["callbacks"] = [
+                *(config["trainer"]["callbacks"] or []), Checkpoints(self.run_dir / runs.CHECKPOINTS)
+            ]
+            if config["trainer"]["logger"] is not False:
+                kwargs["logger"] = TensorBoardLogger(self.run_dir, name="", version="", default_hp_metric=False)
+        else:
+            kwargs["logger"] = False
+        trainer = super().instantiate_trainer(**kwargs)
+        assert isinstance(trainer, Trainer)
+        return trainer
+
+    def _run_dir(self) -> Path:
+        config = self.config[self.command]
+        if self.checkpoint is not None:
+            return runs.run_dir_of(self.checkpoint)
+        if config["run_dir"] is not None:
+            return runs.chosen_run_dir(Path(config["run_dir"]))
+        return runs.new_run_dir(runs.run_name(Path(str(config["config"][0])) if config["config"] else None))
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, then report."""
+        start = time.perf_counter()
+        self.trainer.fit(**kwargs, weights_only=True)
+        seconds = time.perf_counter() - start
+        if not self.trainer.is_global_zero:
+            return
+        best = self.run_dir / runs.CHECKPOINTS / "best.ckpt"
+        config = self.config[self.command]
+        report = build_report(
+            best, self.model, self.datamodule, seconds, self.trainer.global_step,
+            config["report_test"], config["seed_everything"],
+        )
+        runs.write_report(self.run_dir, report)
+        print(render(report, self.run_dir, best))
+
+    def validate(self, **kwargs: Any) -> None:
+        """Print the dev loss."""
+        self.trainer.validate(**kwargs, verbose=False, weights_only=True)
+        self._print_loss("dev")
+
+    def test(self, **kwargs: Any) -> None:
+        """Print the test loss."""
+        self.trainer.test(**kwargs, verbose=False, weights_only=True)
+        self._print_loss("test")
+
+    def _print_loss(self, split: str) -> None:
+        loss, perplexity, bits = (
+            self.trainer.callback_metrics[f"{split}/{name}"].item() for name in ("loss", "perplexity", "bits_per_token")
+        )
+        tokens = len(self.datamodule.windows(split))
+        print(f"{split}: {loss:.4f} nats/token, perplexity {perplexity:.3f}, {bits:.4f} bits/token, {tokens:,} tokens")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write a CSV row for each window of dev: context, target, its loss, and the most probable next token."""
+        assert self.checkpoint is not None
+        log_probs = self.trainer.predict(**kwargs, weights_only=True)
+        path = runs.run_dir_of(self.checkpoint) / "predictions.csv"
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(["context", "target", "nats", "predicted", "probability"])
+            rows.writerows(self._prediction_rows(log_probs))
+        print(f"predictions for {len(self.datamodule.windows('dev')):,} windows of dev: {path}")
+
+    def _prediction_rows(self, log_probs: Any) -> Iterator[list[str]]:
+        show = self.datamodule.corpus.vocab.show
+        for batch, (contexts, targets) in zip(log_probs, self.datamodule.predict_dataloader(), strict=True):
+            best_log_probs, best = batch.max(-1)
+            columns = contexts, targets, token_nll(batch, targets), best, best_log_probs.exp()
+            for context, target, nats, predicted, probability in zip(*(c.tolist() for c in columns), strict=True):
+                shown = "".join(map(show, context))
+                yield [shown, show(target), f"{nats:.4f}", show(predicted), f"{probability:.4f}"]
+
+
+def run(args: list[str]) -> None:
+    """Run one of LightningCLI's commands; `args` starts with its name."""
+    silence()
+    CLI(args)
+
+
+def _checkpoint_path(args: list[str]) -> Path | None:
+    for flag, value in zip(args, [*args[1:], None], strict=True):
+        if flag == "--ckpt_path" and value is not None:
+            return Path(value)
+        if flag.startswith("--ckpt_path="):
+            return Path(flag.partition("=")[2])
+    return None

@@ -1,0 +1,204 @@
+"""The LightningModule around the network. B batch, K steps per execution, T context, V vocabulary."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+from torchmetrics import Metric
+
+from mlp_lm.models.checkpoint import FORMAT_VERSION, KEY
+from mlp_lm.models.metrics import NLL, token_nll
+from mlp_lm.models.network import MLP
+from mlp_lm.settings import check_section
+from mlp_lm.training.optim import build_optimizer, learning_rate_at, set_learning_rate
+from mlp_lm.training.trainer import Trainer
+
+Batch = tuple[Tensor, Tensor]  # contexts (…, T) and targets (…), int64
+
+
+class NLLMetric(Metric):
+    """`NLL` over batches and processes: a float64 sum and an integer count, added up over all ranks."""
+
+    nats: Tensor
+    tokens: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, nats: Tensor) -> None:
+        """Add the negative log-likelihoods `nats` (B,) of B tokens."""
+        self.nats += nats.sum(dtype=torch.float64)
+        self.tokens += nats.numel()
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """The sum and the count over everything since the last reset, on all ranks."""
+        return self.nats, self.tokens
+
+
+class MLPModule(LightningModule):
+    """Trains an MLP language model: K optimizer steps on each chunk (K, B, T)."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        context_size: int,
+        embedding_dim: int = 32,
+        hidden_dim: int = 512,
+        num_layers: int = 1,
+        dropout: float = 0.2,
+        optimizer: Literal["sgd", "adamw"] = "adamw",
+        learning_rate: float = 8e-3,
+        momentum: float = 0.0,
+        weight_decay: float = 0.05,
+        decay_all: bool = False,
+        lr_schedule: Literal["constant", "step", "cosine"] = "cosine",
+        lr_warmup_steps: int = 200,
+        lr_decay_steps: int | None = None,
+        lr_drop_at: float = 0.5,
+        lr_end_factor: float = 0.0,
+    ) -> None:
+        """The network and how it is trained.
+
+        Args:
+            vocab_size: V, tokens including the boundary; comes from the data.
+            context_size: T, previous tokens that the network sees; comes from the data.
+            embedding_dim: E, width of the embedding table.
+            hidden_dim: H, width of a tanh layer.
+            num_layers: How many tanh layers.
+            dropout: Share of the tanh units that each step leaves out.
+            optimizer: sgd as in the lecture, or adamw.
+            learning_rate: The highest learning rate.
+            momentum: Momentum of sgd.
+            weight_decay: Weight decay of the weight matrices; under adamw decoupled from the gradient.
+            decay_all: Let weight decay shrink biases and the embedding table too.
+            lr_schedule: constant; step: multiplied by lr_end_factor once, at lr_drop_at of the horizon; cosine: falls
+                to lr_end_factor of learning_rate at the horizon.
+            lr_warmup_steps: Steps over which the learning rate grows from 0 at the start.
+            lr_decay_steps: Horizon of the schedule in steps; null means trainer.max_steps.
+            lr_drop_at: Where schedule step drops, as a share of the horizon.
+            lr_end_factor: What is left of learning_rate after the drop or at the end of the cosine.
+
+        Raises:
+            SettingsError: A setting is out of its range.
+        """
+        # Every argument by name: what the checkpoint keeps.
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        check_section("model", settings)
+        super().__init__()
+        self.settings = settings
+        self.network = MLP(vocab_size, context_size, embedding_dim, hidden_dim, num_layers, dropout)
+        self.dev_nll, self.test_nll = NLLMetric(), NLLMetric()
+        self.automatic_optimization = False  # K steps a call: we run backward and the optimizer ourselves
+        self._since_log: list[tuple[Tensor, int]] = []  # (mean loss, B) of each step since the last log point
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Optimizer:
+        """See `optim.build_optimizer`. The learning rate is set before every step."""
+        names = ("optimizer", "learning_rate", "momentum", "weight_decay", "decay_all")
+        return build_optimizer(self.network, **{name: self.settings[name] for name in names})
+
+    def on_fit_start(self) -> None:
+        """Store the horizon of the schedule, so that a resumed run keeps it."""
+        if self.settings["lr_decay_steps"] is None:
+            self.settings["lr_decay_steps"] = self.trainer.max_steps
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        names = ("learning_rate", "lr_schedule", "lr_warmup_steps", "lr_decay_steps", "lr_drop_at", "lr_end_factor")
+        return learning_rate_at(step, **{name: self.settings[name] for name in names})
+
+    def training_step(self, chunk: Batch) -> None:
+        """K optimizer steps: contexts (K, B, T), targets (K, B)."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        first_step = self.global_step
+        for step, (contexts, targets) in enumerate(zip(*chunk, strict=True), start=first_step):
+            set_learning_rate(optimizer, self.learning_rate(step))
+            loss = F.cross_entropy(self.network(contexts), targets)  # (B, T) -> (B, V) -> ()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            self._since_log.append((loss.detach(), len(targets)))
+        self._count_steps(len(chunk[0]))
+
+    def _count_steps(self, num_steps: int) -> None:
+        """Tell Lightning how many optimizer steps were taken.
+
+        `trainer.global_step`, and with it `max_steps` and checkpoints, reads this private counter. Lightning's
+        own wrapper of the optimizer counts too, at a cost of its own for every step.
+        """
+        self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_by(num_steps)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """At a log point, log the mean loss over the steps since the last one, and the learning rate."""
+        step = self.global_step
+        if self._since_log and cast(Trainer, self.trainer).logs_at(step):
+            losses = torch.stack([loss for loss, _ in self._since_log]).double()
+            sizes = torch.tensor([size for _, size in self._since_log], device=losses.device)
+            self._since_log.clear()
+            loss = ((losses * sizes).sum() / sizes.sum()).item()
+            self._log({"train/loss": loss, "lr": self.learning_rate(step - 1)})
+
+    def _log(self, values: dict[str, float]) -> None:
+        if self.logger is not None:  # not self.log, whose x axis counts calls of training_step
+            self.logger.log_metrics(values, step=self.global_step)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------
+
+    def _nats(self, batch: Batch) -> Tensor:
+        contexts, targets = batch
+        return token_nll(self.network.log_probs(contexts), targets)  # (B, T) -> (B, V) -> (B,)
+
+    def validation_step(self, batch: Batch) -> None:
+        """Contexts (B, T), targets (B,)."""
+        self.dev_nll.update(self._nats(batch))
+
+    def test_step(self, batch: Batch) -> None:
+        """Contexts (B, T), targets (B,)."""
+        self.test_nll.update(self._nats(batch))
+
+    def predict_step(self, batch: Batch) -> Tensor:
+        """Log-probabilities (B, V) of the token after each context; contexts (B, T), targets (B,) unused."""
+        return self.network.log_probs(batch[0])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log and forget what dev's batches added up to."""
+        self._log_split("dev", self.dev_nll)
+
+    def on_test_epoch_end(self) -> None:
+        """Log and forget what test's batches added up to."""
+        self._log_split("test", self.test_nll)
+
+    def _log_split(self, split: str, metric: NLLMetric) -> None:
+        nats, tokens = metric.compute()
+        nll = NLL(nats.item(), int(tokens))
+        metric.reset()
+        values = {
+            f"{split}/loss": nll.nats_per_token,
+            f"{split}/perplexity": nll.perplexity,
+            f"{split}/bits_per_token": nll.bits_per_token,
+        }
+        self.log_dict(values, logger=False)  # where checkpoints and callbacks look
+        self._log(values)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what makes a checkpoint enough by itself; the datamodule's state holds the rest."""
+        checkpoint[KEY] = {
+            "format_version": FORMAT_VERSION,
+            "model": dict(self.settings),
+            "random_state": torch.get_rng_state(),  # dropout goes on where it was
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the random state. Weights, optimizer and step are restored by Lightning."""
+        torch.set_rng_state(checkpoint[KEY]["random_state"])

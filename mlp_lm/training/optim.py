@@ -1,0 +1,72 @@
+"""Plain scalars to an optimizer, and the learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+
+def build_optimizer(
+    network: nn.Module, *, optimizer: str, learning_rate: float, momentum: float, weight_decay: float, decay_all: bool
+) -> Optimizer:
+    """SGD or AdamW over the weights of `network`.
+
+    Weight decay shrinks the weight matrices alone unless `decay_all`: a bias or an embedding is not made
+    simpler by being smaller, and a rare token's embedding would fade between its appearances.
+    """
+    tables = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
+    decayed = [p for p in network.parameters() if decay_all or (p.ndim >= 2 and id(p) not in tables)]
+    others = [p for p in network.parameters() if not decay_all and (p.ndim < 2 or id(p) in tables)]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if optimizer == "sgd":
+        return SGD(groups, lr=learning_rate, momentum=momentum, fused=True)
+    # β₂ 0.99 instead of 0.999: runs of a few thousand steps are over before a slower average has settled.
+    return AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), fused=True)
+
+
+def learning_rate_at(
+    step: int,
+    *,
+    learning_rate: float,
+    lr_schedule: str,
+    lr_warmup_steps: int,
+    lr_decay_steps: int,
+    lr_drop_at: float,
+    lr_end_factor: float,
+) -> float:
+    """The learning rate of a step, counted from 0.
+
+    Args:
+        step: Steps taken so far.
+        learning_rate: The highest rate.
+        lr_schedule: `constant`; `step`: multiplied by `lr_end_factor` once `lr_drop_at` of the horizon is over
+            (the lecture's schedule); `cosine`: half a cosine from `learning_rate` down to `lr_end_factor` of it
+            at the horizon (Loshchilov and Hutter 2017, without restarts).
+        lr_warmup_steps: Steps of linear growth at the start, whatever the schedule.
+        lr_decay_steps: The horizon; after it the rate stays as it is.
+        lr_drop_at: See `lr_schedule`.
+        lr_end_factor: See `lr_schedule`.
+    """
+    rate = learning_rate * min(1.0, (step + 1) / (lr_warmup_steps + 1))
+    if lr_schedule == "step" and step >= lr_drop_at * lr_decay_steps:
+        return rate * lr_end_factor
+    if lr_schedule == "cosine":
+        progress = min(step / lr_decay_steps, 1.0)
+        return rate * (lr_end_factor + (1 - lr_end_factor) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return rate
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Give all parameter groups the learning rate `rate`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def count_weights(network: nn.Module) -> int:
+    """How many numbers `network` learns."""
+    return sum(p.numel() for p in network.parameters())
+
+

@@ -1,0 +1,34 @@
+"""What Lightning says that our users do not need, silenced message by message; everything else is heard."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+MESSAGES = {
+    "Seed set to": "the seed stands in config.yaml and report.json",
+    "GPU available": "the report names the device",
+    "TPU available": "the report names the device",
+    "💡 Tip:": "an advertisement",
+    "`Trainer.fit` stopped: `max_steps=": "the normal end, which the report announces",
+    "Restoring states from the checkpoint path at": "the user has just typed that path",
+    "Restored all states from the checkpoint at": "the user has just typed that path",
+    "Loaded model weights from the checkpoint at": "the user has just typed that path",
+}
+WARNINGS = {
+    # Lightning 2.6 itself calls what torch 2.13 deprecates; nothing that a user could change.
+    r".*callbacks used to create the checkpoint need to be provided": UserWarning,  # evaluation writes none
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated": Warning,
+}
+
+
+def silence() -> None:
+    """Filter the messages above out of Lightning's loggers and Python's warnings."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.pytorch"):
+        logging.getLogger(name).addFilter(_is_heard)
+    for message, category in WARNINGS.items():
+        warnings.filterwarnings("ignore", message=message, category=category)
+
+
+def _is_heard(record: logging.LogRecord) -> bool:
+    return not record.getMessage().lstrip().startswith(tuple(MESSAGES))

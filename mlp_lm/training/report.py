@@ -1,0 +1,93 @@
+"""The short report that ends a fit."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from mlp_lm import __version__
+from mlp_lm.models.checkpoint import load
+from mlp_lm.models.metrics import evaluate
+from mlp_lm.text.corpus import find
+from mlp_lm.training.datamodule import TextDataModule
+from mlp_lm.training.module import MLPModule
+from mlp_lm.training.optim import count_weights
+
+NUM_SAMPLES = 10
+
+
+def build_report(
+    checkpoint: Path, module: MLPModule, data: TextDataModule, seconds: float, steps: int, with_test: bool, seed: int
+) -> dict[str, Any]:
+    """The figures of a finished run; losses are those of `checkpoint`, reloaded from disk.
+
+    Args:
+        checkpoint: `best.ckpt`.
+        module: The trained module.
+        data: Its data.
+        seconds: Wall time of the fit.
+        steps: Steps taken.
+        with_test: Read the test split too.
+        seed: Seed of the samples.
+    """
+    model = load(checkpoint)
+    losses = {}
+    for split, batches in (("dev", data.val_dataloader()), ("test", data.test_dataloader() if with_test else None)):
+        if batches is not None:
+            nll = evaluate(model.log_probs, batches)
+            losses[split] = {
+                "nats_per_token": nll.nats_per_token,
+                "perplexity": nll.perplexity,
+                "bits_per_token": nll.bits_per_token,
+                "tokens": nll.tokens,
+            }
+    return {
+        "losses": losses,
+        "weights": count_weights(module.network),
+        "windows": {split: len(getattr(data.corpus, split)) for split in ("train", "dev", "test")},
+        "device": str(module.device),
+        "steps": steps,
+        "seconds": round(seconds, 2),
+        "samples": [{"text": s.text, "where": s.where} for s in model.generate(NUM_SAMPLES, seed=seed)],
+        "settings": {"seed_everything": seed, "data": data.settings, "model": module.settings},
+        "versions": {
+            "mlp_lm": __version__,
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
+    """The report as text for the terminal."""
+    lines = [
+        "",
+        f"{report['weights']:,} weights, {report['steps']:,} steps in {report['seconds']:.1f} s on {report['device']}; "
+        "losses of best.ckpt:",
+        "        nats/token  perplexity  bits/token",
+    ]
+    for split, loss in report["losses"].items():
+        lines.append(
+            f"  {split:<4}{loss['nats_per_token']:>12.4f}{loss['perplexity']:>12.3f}{loss['bits_per_token']:>12.4f}"
+        )
+    samples = [f"{s['text']}*" if s["where"] == "train" else s["text"] for s in report["samples"]]
+    starred = " (* stands in train)" if any(s["where"] == "train" for s in report["samples"]) else ""
+    file = shlex.quote(str(checkpoint))
+    data = report["settings"]["data"]
+    items = shlex.quote(str(find(data["path"]) if data["dev_path"] is None else data["dev_path"]))
+    lines += [
+        f"generated{starred}:",
+        f"  {' '.join(samples)}",
+        "next:",
+        f"  tensorboard --logdir {shlex.quote(str(run_dir))}",
+        f"  python -m mlp_lm sample {file}",
+        f"  python -m mlp_lm score {file} {items}",
+        f"  python -m mlp_lm test --ckpt_path {file}",
+    ]
+    return "\n".join(lines)

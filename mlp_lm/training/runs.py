@@ -1,0 +1,62 @@
+"""Where a run lives: `runs/<config name>/version_N/` with config.yaml, events, checkpoints and report.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mlp_lm.errors import SettingsError
+
+ROOT = Path("runs")
+CHECKPOINTS, REPORT = "checkpoints", "report.json"
+
+
+def run_name(config: Path | None) -> str:
+    """The name of the runs of a config: that of the file, or of the run whose saved config.yaml it is."""
+    if config is None:
+        return "names"
+    folder = config.absolute().parent
+    return folder.parent.name if config.stem == "config" and folder.name.startswith("version_") else config.stem
+
+
+def new_run_dir(name: str) -> Path:
+    """Make the next free `runs/<name>/version_N`; processes that start together get different ones."""
+    parent = ROOT / name
+    number = 0
+    while True:
+        try:
+            (parent / f"version_{number}").mkdir(parents=True)
+            return parent / f"version_{number}"
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise SettingsError(f"{parent}: cannot be made ({error.strerror}); name a folder with --run_dir") from error
+
+
+def chosen_run_dir(path: Path) -> Path:
+    """Make the folder of `--run_dir`. Raises SettingsError where it is no folder or holds a run already."""
+    if (path / CHECKPOINTS).exists():
+        raise SettingsError(
+            f"run_dir: {path} holds a run already; name another folder, or continue that run with "
+            f"--ckpt_path {path / CHECKPOINTS / 'last.ckpt'}"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"run_dir: {path} cannot be made ({error.strerror})") from error
+    return path
+
+
+def run_dir_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint lies in; its own folder where that is not called `checkpoints`."""
+    folder = checkpoint.absolute().parent
+    return folder.parent if folder.name == CHECKPOINTS else folder
+
+
+def write_report(run_dir: Path, report: dict[str, Any]) -> None:
+    """Write report.json, which marks a finished run; whole or not at all."""
+    temporary = run_dir / f".{REPORT}.part"
+    temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, run_dir / REPORT)

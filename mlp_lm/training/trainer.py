@@ -1,0 +1,116 @@
+"""A Trainer that counts in steps."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from mlp_lm.errors import SettingsError
+from mlp_lm.settings import check_section
+from mlp_lm.training.callbacks import AtomicCheckpointIO, StepProgressBar
+
+
+class Trainer(LightningTrainer):
+    """Lightning's Trainer with steps as its only unit, and without the settings that count anything else.
+
+    Lightning counts calls of `training_step`, each of which may run many steps, and its epochs end where the
+    loader does. Here a Lightning epoch is the stretch from one validation to the next: the loader ends it.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_steps: int = 3000,
+        val_check_interval: int = 250,
+        log_every_n_steps: int = 25,
+        accelerator: str = "auto",
+        devices: int | str = "auto",
+        num_nodes: int = 1,
+        strategy: str = "auto",
+        precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true",
+        logger: Logger | bool | None = None,
+        callbacks: list[Callback] | Callback | None = None,
+        enable_progress_bar: bool = True,
+        deterministic: bool = False,
+        detect_anomaly: bool = False,
+        profiler: Literal["simple", "advanced", "pytorch"] | None = None,
+    ) -> None:
+        """How long, where and how closely watched.
+
+        Args:
+            max_steps: Steps to train for.
+            val_check_interval: Steps between two validations; checkpoints are written then.
+            log_every_n_steps: Steps between two points of the training curve; a point is their mean loss.
+            accelerator: cpu, cuda, mps or another that Lightning knows; auto takes CUDA where there is one, else the
+                CPU.
+            devices: How many devices, or which.
+            num_nodes: How many machines.
+            strategy: How several devices work together, for example ddp.
+            precision: Number format of the network.
+            logger: false turns TensorBoard off.
+            callbacks: Further callbacks.
+            enable_progress_bar: Show a bar where stderr is a terminal.
+            deterministic: Refuse operations that are not deterministic.
+            detect_anomaly: Find the operation that made a NaN; slow.
+            profiler: Measure where time goes.
+
+        Raises:
+            SettingsError: A setting is out of its range, or asks for a device that is not there.
+        """
+        check_section(
+            "trainer",
+            {"max_steps": max_steps, "val_check_interval": val_check_interval, "log_every_n_steps": log_every_n_steps},
+        )
+        self.steps_per_validation = val_check_interval
+        self.steps_per_log = log_every_n_steps
+        if accelerator == "auto":  # Lightning would pick MPS on a Mac, which is slower than its CPU here
+            accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+        callbacks = [callbacks] if isinstance(callbacks, Callback) else [*(callbacks or [])]
+        if enable_progress_bar and sys.stderr.isatty():
+            callbacks.append(StepProgressBar())
+        try:
+            super().__init__(
+                max_steps=max_steps,
+                max_epochs=-1,  # only steps end a run
+                num_sanity_val_steps=0,  # settings and data are checked before; it would read dev for nothing
+                use_distributed_sampler=False,  # there is no sampler to replace
+                enable_model_summary=False,  # the report says what it would say
+                enable_progress_bar=False,  # Lightning's counts calls
+                enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+                plugins=[AtomicCheckpointIO()],
+                callbacks=callbacks,
+                accelerator=accelerator,
+                devices=devices,
+                num_nodes=num_nodes,
+                strategy=strategy,
+                precision=precision,
+                logger=logger,
+                deterministic=deterministic,
+                detect_anomaly=detect_anomaly,
+                profiler=profiler,
+            )
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            raise SettingsError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def next_validation(self, step: int) -> int:
+        """The first step after `step` that is followed by a validation."""
+        return min(self.max_steps, _next_multiple(self.steps_per_validation, step))
+
+    def next_stop(self, step: int) -> int:
+        """The first step after `step` at which something other than training happens."""
+        return min(self.next_validation(step), _next_multiple(self.steps_per_log, step))
+
+    def logs_at(self, step: int) -> bool:
+        """Whether the training curve has a point after `step` steps."""
+        return step % self.steps_per_log == 0 or step == self.max_steps
+
+
+def _next_multiple(interval: int, step: int) -> int:
+    return (step // interval + 1) * interval
