@@ -1,10 +1,10 @@
 """The MLP language model of Bengio et al. (2003): one text file in, a trained generator out.
 
-    from mlp_lm import load
+from mlp_lm import load
 
-    lm = load("best.ckpt")
-    lm.sample(10, seed=1)
-    lm.score(["emma"])
+lm = load("best.ckpt")
+lm.sample(10, seed=1)
+lm.score(["emma"])
 """
 
 from __future__ import annotations

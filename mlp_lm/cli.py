@@ -53,7 +53,7 @@ def main(args: list[str] | None = None) -> int:
         sys.stdout.flush()
     except MlpLmError as error:
         name = f" {args[0]}" if args and args[0] in COMMANDS else ""
-        print(f"mlp_lm{name}: error: {error}", file=sys.stderr)
+        print(f"mlp_lm{name}: error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever is quoted
         return 2
     except BrokenPipeError:  # the reader has seen enough: `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
@@ -72,13 +72,15 @@ def _dispatch(args: list[str]) -> None:
         close = difflib.get_close_matches(args[0], COMMANDS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise MlpLmError(f"unknown command {args[0]!r}, expected one of {', '.join(COMMANDS)}{hint}")
-    elif target := COMMANDS[args[0]].target:
-        from mlp_lm.parsing import parse_call
-
-        module, function = target.split(":")
-        command = getattr(import_module(module), function)
-        command(**parse_call(command, args[0], args[1:]))
     else:
-        from mlp_lm.training.lightning_cli import run
+        from mlp_lm.parsing import parse_call, with_underscores
 
-        run(args)
+        name, *rest = map(with_underscores, args)
+        if target := COMMANDS[name].target:
+            module, function = target.split(":")
+            command = getattr(import_module(module), function)
+            command(**parse_call(command, name, rest))
+        else:
+            from mlp_lm.training.lightning_cli import run
+
+            run([name, *rest])

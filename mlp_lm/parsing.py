@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import inspect
 import re
@@ -22,38 +23,46 @@ class OneLineErrors(ArgumentParser):
         raise SettingsError(_one_line(message) + self._suggestion(message)) from ex
 
     def _suggestion(self, message: str) -> str:
-        wrong = re.search(r"unrecognized arguments: -*([\w.-]+)|[Kk]ey ['\"]([\w.-]+)['\"] is not|key '([\w.-]+)'", message)
+        wrong = re.search(r"unrecognized arguments: -*([\w.-]+)|(?:option|key) ['\"]([\w.-]+)['\"]", message)
         if not wrong:
             return ""
         name = next(filter(None, wrong.groups())).replace("-", "_")
-        known = [option.removeprefix("--") for action in self._actions for option in action.option_strings]
-        # A key may be reported without its section: compare it with the last parts too.
-        close = difflib.get_close_matches(name, known, n=1) or [
-            option for end in difflib.get_close_matches(name.split(".")[-1], [k.split(".")[-1] for k in known], n=1)
-            for option in known if option.split(".")[-1] == end
-        ][:1]
-        return f"; did you mean {close[0]}?" if close else ""
+        by_last_part = {option.split(".")[-1]: option for option in _options(self)}  # a section may be wrong, too
+        close = difflib.get_close_matches(name, _options(self), n=1) or [
+            by_last_part[part] for part in difflib.get_close_matches(name.split(".")[-1], by_last_part, n=1)
+        ]
+        return f"; did you mean {close[0]}?" if close and close[0] != name else ""
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    """The names of all options of a parser and of its subcommands."""
+    options = []
+    for action in parser._actions:  # argparse offers no public way to them
+        options += [option.removeprefix("--") for option in action.option_strings]
+        if isinstance(action.choices, dict):
+            options += [option for subparser in action.choices.values() for option in _options(subparser)]
+    return options
 
 
 def _one_line(message: str) -> str:
     """jsonargparse's message on a line: where, what was found, what was expected."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    text = " ".join(lines)
-    key = re.search(r"Parser key \"([^\"]+)\"", text)
+    text = " ".join(message.split())
+    key = re.search(r"Parser key \"([^\"]+)\": *", text)
     value = re.search(r"(?:Got|Given) value: (.*)$", text)
-    subtypes = re.search(r"Subtypes: [\[(](.*?)[\])] ", text) or re.search(r"Expected an? (.*?)\. Got value", text)
-    if key and value and subtypes:
-        expected = re.sub(r"<class '(?:NoneType)'>", "null", subtypes[1])
-        expected = re.sub(r"<class '(\w+)'>", r"\1", expected).replace("typing.", "").replace(", ", " or ")
-        return f"{key[1]}: found {value[1]!r}, expected {expected}"
-    return text
+    expected = re.search(r"Subtypes: [\[(](.*?)[\])] ", text) or re.search(r"Expected an? (.*?)\. Got value", text)
+    if key and value and expected:
+        choices = re.search(r"Literal\[(.*)\]", expected[1])
+        types = choices[1].replace("'", "") if choices else re.sub(r"<class '(\w+)'>", r"\1", expected[1])
+        types = types.replace("typing.", "").replace("NoneType", "null").replace(", ", " or ")
+        return f"{key[1]}: found {value[1]!r}, expected {types}"
+    return text.replace(key[0], f"{key[1]}: ") if key else text
 
 
 def parse_call(function: Callable[..., None], command: str, args: list[str]) -> dict[str, Any]:
     """The arguments of `function` as given on the command line.
 
     Its signature and docstring are the flags and the help: parameters without a default are positional, a bool
-    is a switch that takes no value, a hyphen in a flag is as good as an underscore.
+    is a switch that takes no value.
     """
     doc = docstring_parser.parse(inspect.getdoc(function) or "")
     described = {parameter.arg_name: parameter.description for parameter in doc.params}
@@ -63,10 +72,11 @@ def parse_call(function: Callable[..., None], command: str, args: list[str]) -> 
     parser = OneLineErrors(prog=f"python -m mlp_lm {command}", description=text)
     for name in sorted(switches):
         parser.add_argument(f"--{name}", action="store_true", help=described.get(name))
-    parser.add_function_arguments(function, as_positional=True, skip=switches)
-    return parser.parse_args([_with_underscores(arg) for arg in args]).as_dict()
+    parser.add_function_arguments(function, as_positional=True, skip={*switches})
+    return parser.parse_args(args).as_dict()
 
 
-def _with_underscores(arg: str) -> str:
+def with_underscores(arg: str) -> str:
+    """`--top-k` as `--top_k`; values and other arguments as they are."""
     flag, equals, value = arg.partition("=")
     return flag[:2] + flag[2:].replace("-", "_") + equals + value if re.match(r"--[a-z]", flag) else arg

@@ -111,6 +111,17 @@ def check_section(section: str, values: Mapping[str, object]) -> None:
     check({f"{section}.{name}": value for name, value in values.items()})
 
 
+def check_unchanged(settings: Settings, trained_with: Settings) -> None:
+    """Raise SettingsError that names every setting which shapes the network and is not as the checkpoint has it."""
+    problems = [
+        f"{name}: found {settings[name]!r}, but the checkpoint's network has {trained_with[name]!r}; leave it out"
+        for name in ("data.context_size", "model.embedding_dim", "model.hidden_dim", "model.num_layers")
+        if settings[name] != trained_with[name]
+    ]
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
 def _split_paths_go_together(settings: Settings) -> str | None:
     names = ("data.train_path", "data.dev_path", "data.test_path")
     missing = [name for name in names if settings.get(name) is None]

@@ -6,6 +6,8 @@ import sys
 
 from mlp_lm.models.checkpoint import load
 from mlp_lm.models.known_items import SPLIT_LABELS
+from mlp_lm.models.language_model import TRIES_PER_NEW_ITEM as TRIES
+from mlp_lm.models.language_model import Sample
 
 
 def sample(
@@ -48,12 +50,13 @@ def sample(
     )
     sys.stdout.write("".join(f"{s.text}{'…' if s.cut else ''}\n" for s in samples))
     sys.stdout.flush()
-    if model.known_items is None:
-        print(f"{len(samples):,} items; which of them are new is not known", file=sys.stderr)
-    else:
-        counts = ", ".join(f"{sum(s.where == w for s in samples):,} {label}" for w, label in SPLIT_LABELS.items())
-        print(f"{len(samples):,} items: {counts}", file=sys.stderr)
+    print(_summary(samples, known=model.known_items is not None), file=sys.stderr)
     if len(samples) < num:
-        print(f"only {len(samples):,} new items found for the {num:,} asked for", file=sys.stderr)
-    if any(s.cut for s in samples):
-        print(f"… marks {sum(s.cut for s in samples):,} items that were cut at --max_length", file=sys.stderr)
+        print(f"no more than {len(samples):,} of {num:,} new items found in {TRIES} tries for each", file=sys.stderr)
+
+
+def _summary(samples: list[Sample], known: bool) -> str:
+    counts = [f"{sum(s.where == where for s in samples):,} {label}" for where, label in SPLIT_LABELS.items()]
+    parts = counts if known else ["which of them are new is not known"]
+    cut = sum(s.cut for s in samples)
+    return f"{len(samples):,} items: {', '.join(parts)}" + (f", {cut:,} cut at --max_length (…)" if cut else "")

@@ -75,9 +75,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     except PermissionError:
         raise CheckpointError(f"{path}: no permission to read it") from None
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
-            raise CheckpointError(f"{path}: not a checkpoint of mlp_lm; it holds objects that ours never do") from error
-        raise CheckpointError(f"{path}: damaged or not a checkpoint (it cannot be unpacked)") from error
+        if zipfile.is_zipfile(path) and isinstance(error, pickle.UnpicklingError):
+            raise CheckpointError(
+                f"{path}: a checkpoint of another program; it holds objects that ours never do"
+            ) from error
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint of mlp_lm") from error
     ours = content.get(KEY) if isinstance(content, dict) else None
     if not isinstance(ours, dict) or not isinstance(ours.get("format_version"), int) or DATA_KEY not in content:
         raise CheckpointError(f"{path}: a checkpoint of another program; expected one that mlp_lm wrote")
@@ -85,7 +87,18 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: format {ours['format_version']}, this mlp_lm reads up to {FORMAT_VERSION}; install a newer mlp_lm"
         )
-    return content
+    return dict(content)
+
+
+def settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings that a checkpoint was trained with, as in a config: `data.path`, `model.hidden_dim`, …
+
+    Raises CheckpointError as `read` does.
+    """
+    content = read(path)
+    data = {f"data.{name}": value for name, value in content[DATA_KEY]["settings"].items()}
+    model = {f"model.{name}": value for name, value in content[KEY]["model"].items()}
+    return data | {k: v for k, v in model.items() if k not in ("model.vocab_size", "model.context_size")}  # follow data
 
 
 def load(path: str | os.PathLike[str]) -> LanguageModel:

@@ -17,7 +17,7 @@ from mlp_lm.text.corpus import detokenize, encode, tokenize
 from mlp_lm.text.vocab import Vocab
 from mlp_lm.text.windows import Windows
 
-MAX_TRIES_PER_NEW_ITEM = 100  # a model that knows its corpus by heart draws hardly anything new
+TRIES_PER_NEW_ITEM = 100  # a model that knows its corpus by heart draws hardly anything new
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Sample:
 
     text: str
     cut: bool  # it reached the maximal length without an end
-    where: str | None  # "train", "dev or test" or "new"; None where it is not known
+    where: str | None  # "train", "dev or test" or "new"; None where it is not known, or the item not complete
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class LanguageModel:
         generator = torch.Generator()
         _ = generator.seed() if seed is None else generator.manual_seed(seed)
         samples: list[Sample] = []
-        tries = num * MAX_TRIES_PER_NEW_ITEM if only_new else num
+        tries = num * TRIES_PER_NEW_ITEM if only_new else num
         while len(samples) < num and tries > 0:
             # Refills ask for more than is missing, so that the last few new items do not take a call each.
             size = min(tries, max(num - len(samples), 100) if only_new else num)
@@ -142,7 +142,7 @@ class LanguageModel:
                 top_p=top_p,
             ):
                 text = detokenize(self.vocab.decode(ids))
-                where = self.known_items.where(text) if self.known_items else None
+                where = self.known_items.where(text) if self.known_items and not cut else None
                 if not only_new or where == "new":
                     samples.append(Sample(text, cut, where))
         return samples[:num]

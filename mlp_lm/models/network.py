@@ -92,4 +92,4 @@ class MLP(nn.Module):
 
     def log_probs(self, contexts: Tensor) -> Tensor:
         """Log-probabilities (B, V) of the token that follows each of the `contexts` (B, T), int64."""
-        return self(contexts).log_softmax(-1)
+        return self.forward(contexts).log_softmax(-1)

@@ -97,9 +97,7 @@ def _generate_batch(
             break
         rows[alive, context_size + length] = next_ids
     drawn = rows[:, context_size:].tolist()
-    return [
-        (ids[:length], was_cut) for ids, length, was_cut in zip(drawn, lengths.tolist(), cut.tolist(), strict=True)
-    ]
+    return [(ids[:length], was_cut) for ids, length, was_cut in zip(drawn, lengths.tolist(), cut.tolist(), strict=True)]
 
 
 def _draw(

@@ -22,7 +22,7 @@ SPLITS = ("train", "dev", "test")
 DATASETS = ("names", "makemore")  # what `data.path` may name instead of a file
 MIN_ITEMS = 6  # the fewest that leave none of int(0.8 n), int(0.9 n) and n without an item of its own
 
-Ids = npt.NDArray[np.integer[Any]]
+Ids = npt.NDArray[np.integer[Any]]  # of the smallest type that holds V
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def load_corpus(
         streams.append(encode(items, vocab))
         digest.update("\n".join(items).encode() + b"\n\n")
         items.clear()
-    return Corpus(vocab, *streams, fingerprint=digest.hexdigest())
+    train, dev, test = streams
+    return Corpus(vocab, train, dev, test, digest.hexdigest())
 
 
 def find(path: str) -> Path:

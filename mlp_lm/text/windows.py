@@ -26,7 +26,7 @@ class Windows:
         num_items = int(np.count_nonzero(ends))
         padded_size = len(stream) + context_size * num_items
         # A window of item i starts i * T after its target's place in the stream: the boundaries put in before it.
-        starts = np.cumsum(ends, dtype=np.int32 if padded_size < 1 << 31 else np.int64)
+        starts: Ids = np.cumsum(ends, dtype=np.int32 if padded_size < 1 << 31 else np.int64)
         starts -= ends
         starts *= context_size
         starts += np.arange(len(stream), dtype=starts.dtype)

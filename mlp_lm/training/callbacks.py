@@ -42,6 +42,7 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(self, folder: Path) -> None:
+        """`folder`: where the two files go; made when the first is written."""
         self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
         self.best_dev_loss = float("inf")
 

@@ -128,13 +128,14 @@ class TextDataModule(LightningDataModule):
         """Check that this is the data of the checkpoint. Raises CheckpointError that names the difference."""
         if state_dict["vocab"] != self.corpus.vocab.tokens:
             raise CheckpointError(
-                "the checkpoint's vocabulary is another than that of this data: "
-                f"{_difference(state_dict['vocab'], self.corpus.vocab.tokens)}"
+                f"data: the characters of {self.settings['path']} are not those that the checkpoint was trained on: "
+                f"{_difference(state_dict['vocab'], self.corpus.vocab.tokens)}; without --data flags, the "
+                "checkpoint's own data is used"
             )
         if state_dict["fingerprint"] != self.corpus.fingerprint:
             raise CheckpointError(
-                "the checkpoint was trained on other data, or on another split of it, than "
-                f"data.path {self.settings['path']}: same alphabet, other items"
+                f"data: the items of {self.settings['path']}, or their split, are not those that the checkpoint was "
+                "trained on; without --data flags, the checkpoint's own are used"
             )
         self.order_seed = state_dict["order_seed"]
 
@@ -142,7 +143,9 @@ class TextDataModule(LightningDataModule):
         """Files by their absolute path, so that the checkpoint works from any folder."""
         names = ("path", "train_path", "dev_path", "test_path")
         paths = {name: self.settings[name] for name in names}
-        return {n: str(Path(p).expanduser().absolute()) for n, p in paths.items() if p is not None and p not in DATASETS}
+        return {
+            n: str(Path(p).expanduser().absolute()) for n, p in paths.items() if p is not None and p not in DATASETS
+        }
 
     @cached_property
     def _train_facts(self) -> dict[str, Any]:
@@ -196,7 +199,6 @@ class Chunks:
 
 
 def _difference(theirs: list[str], ours: list[str]) -> str:
-    only_theirs, only_ours = sorted(set(theirs) - set(ours)), sorted(set(ours) - set(theirs))
-    parts = [f"only the {where} has {' '.join(map(repr, tokens[:10]))}" for where, tokens in
-             (("checkpoint", only_theirs), ("data", only_ours)) if tokens]
-    return "; ".join(parts)
+    sides = (("the checkpoint", theirs, ours), ("the data", ours, theirs))
+    lacking = [(who, sorted(set(other) - set(own))[:10]) for who, own, other in sides]
+    return ", ".join(f"{who} lacks {' '.join(map(repr, tokens))}" for who, tokens in lacking if tokens)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import csv
+import re
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from mlp_lm.errors import CheckpointError
+from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.models import checkpoint
 from mlp_lm.models.metrics import token_nll
 from mlp_lm.parsing import OneLineErrors
-from mlp_lm.settings import check
+from mlp_lm.settings import check, check_unchanged
 from mlp_lm.training import runs
 from mlp_lm.training.callbacks import Checkpoints
 from mlp_lm.training.datamodule import TextDataModule
@@ -39,7 +41,8 @@ class CLI(LightningCLI):
     def __init__(self, args: list[str]) -> None:
         """Parse `args`, the command's name first, and run it."""
         self.command = args[0]
-        self.checkpoint = _checkpoint_path(args)
+        paths = _flag_values(args, "--ckpt_path")
+        self.checkpoint = Path(paths[-1]) if paths else None
         if self.checkpoint is None and self.command != "fit":
             raise CheckpointError(f"--ckpt_path: missing; {self.command} needs the checkpoint of a trained model")
         super().__init__(
@@ -59,7 +62,9 @@ class CLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The one command that was asked for, and the arguments of its Trainer method that are no flags."""
-        return {self.command: LightningCLI.subcommands()[self.command] | {"weights_only", "verbose", "return_predictions"}}
+        return {
+            self.command: LightningCLI.subcommands()[self.command] | {"weights_only", "verbose", "return_predictions"}
+        }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Links, our own flags, and a checkpoint's settings as defaults: config and command line win."""
@@ -73,38 +78,25 @@ class CLI(LightningCLI):
                 "--report_test", type=bool, default=True, help="Report the test loss too; false leaves test unread"
             )
         if self.checkpoint is not None:
-            content = checkpoint.read(self.checkpoint)
-            linked = ("vocab_size", "context_size")
-            parser.set_defaults({f"data.{k}": v for k, v in content[checkpoint.DATA_KEY]["settings"].items()})
-            parser.set_defaults({f"model.{k}": v for k, v in content[checkpoint.KEY]["model"].items() if k not in linked})
+            self.checkpoint_settings = checkpoint.settings(self.checkpoint)
+            parser.set_defaults(self.checkpoint_settings)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse without Lightning's warning that sys.argv may differ from `args`."""
-        self.config = parser.parse_args(args)
-
-    def before_instantiate_classes(self) -> None:
-        """Check all settings at once, before any data is read."""
+        """Parse, then check all settings at once, before anything is seeded or read."""
+        try:
+            self.config = parser.parse_args(args)
+        except SettingsError as error:
+            configs = _flag_values(args, "--config", "-c")
+            blame = f" (in {', '.join(configs)})" if configs and re.search("config|option", str(error)) else ""
+            raise SettingsError(f"{error}{blame}") from error
         config = self.config[self.command]
-        sections = {f"{s}.{k}": v for s in ("data", "model", "trainer") for k, v in config[s].items()}
-        check({"seed_everything": config["seed_everything"], **sections})
+        settings = {f"{section}.{k}": v for section in ("data", "model", "trainer") for k, v in config[section].items()}
+        del settings["model.context_size"]  # data.context_size says it already
+        check({"seed_everything": config["seed_everything"], **settings})
+        if self.checkpoint is not None:
+            check_unchanged(settings, self.checkpoint_settings)
 
     # -- running -------------------------------------------------------------------------------------------------
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Give `fit` its run folder with logger and checkpoints; the other commands write nothing there."""
-        config = self.config_init[self.command]
-        if self.command == "fit":
-            self.run_dir = self._run_dir()
-            config["trainer"]["callbacks"] = [
-                *(config["trainer"]["callbacks"] or []), Checkpoints(self.run_dir / runs.CHECKPOINTS)
-            ]
-            if config["trainer"]["logger"] is not False:
-                kwargs["logger"] = TensorBoardLogger(self.run_dir, name="", version="", default_hp_metric=False)
-        else:
-            kwargs["logger"] = False
-        trainer = super().instantiate_trainer(**kwargs)
-        assert isinstance(trainer, Trainer)
-        return trainer
 
     def _run_dir(self) -> Path:
         config = self.config[self.command]
@@ -115,17 +107,28 @@ class CLI(LightningCLI):
         return runs.new_run_dir(runs.run_name(Path(str(config["config"][0])) if config["config"] else None))
 
     def fit(self, **kwargs: Any) -> None:
-        """Train, then report."""
+        """Make the run folder, train, report. The other commands write no run."""
+        self.run_dir = self._run_dir()
+        best = self.run_dir / runs.CHECKPOINTS / "best.ckpt"
+        self.trainer.callbacks.append(  # type: ignore[attr-defined]  # public, but not declared
+            Checkpoints(best.parent)
+        )
+        if self.config[self.command]["trainer"]["logger"] is not False:
+            self.trainer.logger = TensorBoardLogger(self.run_dir, name="", version="", default_hp_metric=False)
         start = time.perf_counter()
         self.trainer.fit(**kwargs, weights_only=True)
         seconds = time.perf_counter() - start
         if not self.trainer.is_global_zero:
             return
-        best = self.run_dir / runs.CHECKPOINTS / "best.ckpt"
         config = self.config[self.command]
         report = build_report(
-            best, self.model, self.datamodule, seconds, self.trainer.global_step,
-            config["report_test"], config["seed_everything"],
+            best,
+            self.model,
+            self.datamodule,
+            seconds,
+            self.trainer.global_step,
+            config["report_test"],
+            config["seed_everything"],
         )
         runs.write_report(self.run_dir, report)
         print(render(report, self.run_dir, best))
@@ -174,10 +177,7 @@ def run(args: list[str]) -> None:
     CLI(args)
 
 
-def _checkpoint_path(args: list[str]) -> Path | None:
-    for flag, value in zip(args, [*args[1:], None], strict=True):
-        if flag == "--ckpt_path" and value is not None:
-            return Path(value)
-        if flag.startswith("--ckpt_path="):
-            return Path(flag.partition("=")[2])
-    return None
+def _flag_values(args: list[str], *flags: str) -> list[str]:
+    """The values that the command line gives to one flag, before any parser has seen it."""
+    values = [value for flag, value in pairwise(args) if flag in flags]
+    return values + [arg.partition("=")[2] for arg in args if arg.startswith(tuple(f"{flag}=" for flag in flags))]

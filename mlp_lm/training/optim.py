@@ -68,5 +68,3 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 def count_weights(network: nn.Module) -> int:
     """How many numbers `network` learns."""
     return sum(p.numel() for p in network.parameters())
-
-

@@ -6,11 +6,10 @@ import sys
 from typing import Literal
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mlp_lm.errors import SettingsError
 from mlp_lm.settings import check_section
@@ -35,7 +34,7 @@ class Trainer(LightningTrainer):
         num_nodes: int = 1,
         strategy: str = "auto",
         precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true",
-        logger: Logger | bool | None = None,
+        logger: bool = True,
         callbacks: list[Callback] | Callback | None = None,
         enable_progress_bar: bool = True,
         deterministic: bool = False,
@@ -54,7 +53,7 @@ class Trainer(LightningTrainer):
             num_nodes: How many machines.
             strategy: How several devices work together, for example ddp.
             precision: Number format of the network.
-            logger: false turns TensorBoard off.
+            logger: Write TensorBoard events.
             callbacks: Further callbacks.
             enable_progress_bar: Show a bar where stderr is a terminal.
             deterministic: Refuse operations that are not deterministic.
@@ -91,7 +90,7 @@ class Trainer(LightningTrainer):
                 num_nodes=num_nodes,
                 strategy=strategy,
                 precision=precision,
-                logger=logger,
+                logger=False,  # `fit` makes it once the run has a folder
                 deterministic=deterministic,
                 detect_anomaly=detect_anomaly,
                 profiler=profiler,
