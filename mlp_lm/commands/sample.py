@@ -48,7 +48,7 @@ def sample(
         max_length=max_length,
         only_new=only_new,
     )
-    sys.stdout.write("".join(f"{s.text}{'…' if s.cut else ''}\n" for s in samples))
+    sys.stdout.writelines(f"{s.text}{'…' if s.cut else ''}\n" for s in samples)
     sys.stdout.flush()
     print(_summary(samples, known=model.known_items is not None), file=sys.stderr)
     if len(samples) < num:

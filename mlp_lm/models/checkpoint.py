@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -64,7 +65,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises CheckpointError: missing, a folder, a URL, damaged, of another program or of a newer format.
     """
-    if "://" in str(path):
+    if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # one letter is a Windows drive
         raise CheckpointError(f"{path}: a URL; expected a file. Download it first")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -160,8 +160,10 @@ class LanguageModel:
         ]
         if problems:
             raise DataError(f"{'; '.join(problems)}; the model knows {self.vocab.describe()}")
+        if not items:
+            return []
         windows = Windows(encode(items, self.vocab), self.context_size)
-        nats = torch.cat([torch.empty(0), *self._token_nlls(windows)]).tolist()
+        nats = [value for batch in self._token_nlls(windows) for value in batch.tolist()]
         scores, first = [], 0
         for item in items:
             tokens = len(tokenize(item)) + 1
@@ -170,9 +172,8 @@ class LanguageModel:
         return scores
 
     @torch.inference_mode()
-    def _token_nlls(self, windows: Windows, batch_size: int = 8192) -> Iterator[Tensor]:
-        for first in range(0, len(windows), batch_size):
-            contexts, targets = windows[first : first + batch_size]
+    def _token_nlls(self, windows: Windows) -> Iterator[Tensor]:
+        for contexts, targets in windows.batches():
             yield token_nll(self.log_probs(contexts), targets)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ class Windows:
         ends = stream == BOUNDARY
         num_items = int(np.count_nonzero(ends))
         padded_size = len(stream) + context_size * num_items
-        # A window of item i starts i * T after its target's place in the stream: the boundaries put in before it.
+        # The window of a target starts i * T after the target's place in the stream, where i items end before it.
         starts: Ids = np.cumsum(ends, dtype=np.int32 if padded_size < 1 << 31 else np.int64)
         starts -= ends
         starts *= context_size
@@ -33,7 +34,6 @@ class Windows:
         padded = np.zeros(padded_size, stream.dtype)
         padded[starts + context_size] = stream
         self.context_size = context_size
-        self.num_items = num_items
         self.starts = torch.from_numpy(starts)  # (N,)
         self._rows = torch.from_numpy(padded).unfold(0, context_size + 1, 1)  # (padded size - T, T + 1), a view
 
@@ -44,6 +44,11 @@ class Windows:
         """Contexts (…, T) and targets (…) as int64, for an index tensor of any shape (…) or a slice."""
         rows = self._rows[self.starts[index]].long()  # (…, T + 1)
         return rows[..., :-1], rows[..., -1]
+
+    def batches(self, batch_size: int = 8192) -> Iterator[tuple[Tensor, Tensor]]:
+        """All windows in their order, as contexts (B, T) and targets (B,); for evaluation, where B changes nothing."""
+        for first in range(0, len(self), batch_size):
+            yield self[first : first + batch_size]
 
 
 class Order:

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from tqdm import tqdm
 
 from mlp_lm.models import checkpoint
+from mlp_lm.training.runs import CHECKPOINTS
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -41,9 +42,10 @@ class Checkpoints(Checkpoint):
     folder is moved.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """`folder`: where the two files go; made when the first is written."""
-        self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
+    def __init__(self, run_dir: Path) -> None:
+        """`run_dir`: the files go into its folder `checkpoints`, made when the first is written."""
+        self.run_dir = run_dir
+        self.last, self.best = run_dir / CHECKPOINTS / "last.ckpt", run_dir / CHECKPOINTS / "best.ckpt"
         self.best_dev_loss = float("inf")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

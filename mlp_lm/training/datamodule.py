@@ -167,8 +167,7 @@ class Batches:
         return -(-len(self.windows) // EVAL_BATCH_SIZE)
 
     def __iter__(self) -> Iterator[Batch]:
-        for first in range(0, len(self.windows), EVAL_BATCH_SIZE):
-            yield self.windows[first : first + EVAL_BATCH_SIZE]
+        return self.windows.batches(EVAL_BATCH_SIZE)
 
 
 class Chunks:

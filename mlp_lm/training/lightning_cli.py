@@ -10,9 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from mlp_lm.cli import COMMANDS
 from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.models import checkpoint
 from mlp_lm.models.metrics import token_nll
@@ -26,9 +29,23 @@ from mlp_lm.training.quiet import silence
 from mlp_lm.training.report import build_report, render
 from mlp_lm.training.trainer import Trainer
 
+# Arguments of Trainer's methods that are no flags: the path is described by our own, the rest is always the same.
+NO_FLAGS = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
+
 
 class Parser(OneLineErrors, LightningArgumentParser):
     """LightningCLI's parser with our one-line errors."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the config of a new run in its folder."""
+
+    def save_config(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
+        """Write config.yaml; a resumed run keeps its first one."""
+        assert isinstance(trainer.checkpoint_callback, Checkpoints)
+        path = trainer.checkpoint_callback.run_dir / "config.yaml"
+        if not path.exists():
+            self.parser.save(self.config, path, skip_none=False, multifile=False)
 
 
 class CLI(LightningCLI):
@@ -41,19 +58,19 @@ class CLI(LightningCLI):
     def __init__(self, args: list[str]) -> None:
         """Parse `args`, the command's name first, and run it."""
         self.command = args[0]
-        paths = _flag_values(args, "--ckpt_path")
-        self.checkpoint = Path(paths[-1]) if paths else None
-        if self.checkpoint is None and self.command != "fit":
+        self.checkpoint = (_flag_values(args, "--ckpt_path") or [None])[-1]
+        if self.checkpoint is None and self.command != "fit" and not {"-h", "--help"} & {*args}:
             raise CheckpointError(f"--ckpt_path: missing; {self.command} needs the checkpoint of a trained model")
         super().__init__(
             MLPModule,
             TextDataModule,
             trainer_class=Trainer,
             parser_class=Parser,
+            parser_kwargs={"prog": "python -m mlp_lm", self.command: {"description": COMMANDS[self.command].summary}},
             args=args,
             seed_everything_default=42,
-            save_config_callback=SaveConfigCallback if self.command == "fit" else None,
-            save_config_kwargs={"overwrite": True},  # a resumed run writes into its own folder again
+            save_config_callback=SaveConfig if self.command == "fit" else None,
+            save_config_kwargs={"save_to_log_dir": False},  # which is the working folder where there is no logger
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # our checkpoints carry their settings themselves
         )
@@ -62,14 +79,16 @@ class CLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The one command that was asked for, and the arguments of its Trainer method that are no flags."""
-        return {
-            self.command: LightningCLI.subcommands()[self.command] | {"weights_only", "verbose", "return_predictions"}
-        }
+        return {self.command: LightningCLI.subcommands()[self.command] | NO_FLAGS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Links, our own flags, and a checkpoint's settings as defaults: config and command line win."""
         parser.link_arguments("data.context_size", "model.context_size")
         parser.link_arguments("data.vocab_size", "model.vocab_size", apply_on="instantiate")
+        does = "Continue the run of this checkpoint" if self.command == "fit" else "Checkpoint of the trained model"
+        parser.add_argument(
+            "--ckpt_path", type=str | None, help=f"{does}; its data and model settings are the defaults"
+        )
         if self.command == "fit":
             parser.add_argument(
                 "--run_dir", type=str | None, help="Folder of the run (default: runs/<config name>/version_N)"
@@ -90,6 +109,8 @@ class CLI(LightningCLI):
             blame = f" (in {', '.join(configs)})" if configs and re.search("config|option", str(error)) else ""
             raise SettingsError(f"{error}{blame}") from error
         config = self.config[self.command]
+        if config["ckpt_path"] != self.checkpoint:
+            raise SettingsError("ckpt_path: found in a config, expected on the command line alone")
         settings = {f"{section}.{k}": v for section in ("data", "model", "trainer") for k, v in config[section].items()}
         del settings["model.context_size"]  # data.context_size says it already
         check({"seed_everything": config["seed_everything"], **settings})
@@ -101,7 +122,7 @@ class CLI(LightningCLI):
     def _run_dir(self) -> Path:
         config = self.config[self.command]
         if self.checkpoint is not None:
-            return runs.run_dir_of(self.checkpoint)
+            return runs.run_dir_of(Path(self.checkpoint))
         if config["run_dir"] is not None:
             return runs.chosen_run_dir(Path(config["run_dir"]))
         return runs.new_run_dir(runs.run_name(Path(str(config["config"][0])) if config["config"] else None))
@@ -109,20 +130,18 @@ class CLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Make the run folder, train, report. The other commands write no run."""
         self.run_dir = self._run_dir()
-        best = self.run_dir / runs.CHECKPOINTS / "best.ckpt"
-        self.trainer.callbacks.append(  # type: ignore[attr-defined]  # public, but not declared
-            Checkpoints(best.parent)
-        )
+        checkpoints = Checkpoints(self.run_dir)
+        self.trainer.callbacks.append(checkpoints)  # type: ignore[attr-defined]  # public, but not declared
         if self.config[self.command]["trainer"]["logger"] is not False:
             self.trainer.logger = TensorBoardLogger(self.run_dir, name="", version="", default_hp_metric=False)
         start = time.perf_counter()
-        self.trainer.fit(**kwargs, weights_only=True)
+        self.trainer.fit(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
         seconds = time.perf_counter() - start
         if not self.trainer.is_global_zero:
             return
         config = self.config[self.command]
         report = build_report(
-            best,
+            checkpoints.best,
             self.model,
             self.datamodule,
             seconds,
@@ -131,16 +150,16 @@ class CLI(LightningCLI):
             config["seed_everything"],
         )
         runs.write_report(self.run_dir, report)
-        print(render(report, self.run_dir, best))
+        print(render(report, self.run_dir, checkpoints.best))
 
     def validate(self, **kwargs: Any) -> None:
         """Print the dev loss."""
-        self.trainer.validate(**kwargs, verbose=False, weights_only=True)
+        self.trainer.validate(**kwargs, ckpt_path=self.checkpoint, verbose=False, weights_only=True)
         self._print_loss("dev")
 
     def test(self, **kwargs: Any) -> None:
         """Print the test loss."""
-        self.trainer.test(**kwargs, verbose=False, weights_only=True)
+        self.trainer.test(**kwargs, ckpt_path=self.checkpoint, verbose=False, weights_only=True)
         self._print_loss("test")
 
     def _print_loss(self, split: str) -> None:
@@ -153,8 +172,8 @@ class CLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Write a CSV row for each window of dev: context, target, its loss, and the most probable next token."""
         assert self.checkpoint is not None
-        log_probs = self.trainer.predict(**kwargs, weights_only=True)
-        path = runs.run_dir_of(self.checkpoint) / "predictions.csv"
+        log_probs = self.trainer.predict(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
+        path = runs.run_dir_of(Path(self.checkpoint)) / "predictions.csv"
         with open(path, "w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(["context", "target", "nats", "predicted", "probability"])

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# From a fresh clone to ten generated names: environment, install, training on the bundled names, samples.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+. .venv/bin/activate
+python -m pip install --quiet --disable-pip-version-check -e .
+run=runs/quickstart/$(date +%Y%m%d-%H%M%S)
+python -m mlp_lm fit --config configs/names.yaml --run_dir "$run"
+echo "ten more names:"
+python -m mlp_lm sample "$run/checkpoints/best.ckpt" --num 10

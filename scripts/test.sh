@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands: ruff, mypy --strict and all tests, in an environment of its own.
+#   bash scripts/test.sh            all tests
+#   bash scripts/test.sh -m "not slow"   the fast ones; further arguments go to pytest
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+. .venv/bin/activate
+python -m pip install --quiet --disable-pip-version-check -e ".[test,plot]"
+ruff format --check .
+ruff check .
+mypy
+if [ $# -eq 0 ]; then set -- -m ""; fi
+pytest "$@"

@@ -1,0 +1,50 @@
+"""What several test files need: a small corpus, and one short run on it."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from mlp_lm.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what the tests promise holds on the CPU
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 different items of three to seven characters, from a seed."""
+    rng = random.Random(1)
+    items = {"".join(rng.choices("abcdeinor", k=rng.randint(3, 7))) for _ in range(210)}
+    path = tmp_path_factory.mktemp("corpus") / "items.txt"
+    path.write_text("\n".join(sorted(items)[:200]) + "\n")
+    return path
+
+
+SMALL = ["--model.embedding_dim=4", "--model.hidden_dim=16", "--model.lr_warmup_steps=2", "--data.context_size=3"]
+
+
+def fit(corpus: Path, run_dir: Path, *flags: str) -> Path:
+    """A short run through the command line; later flags win. Returns its folder."""
+    steps = ["--data.batch_size=64", "--trainer.max_steps=12", "--trainer.val_check_interval=5"]
+    args = ["fit", f"--data.path={corpus}", f"--run_dir={run_dir}", *SMALL, *steps, *flags]
+    assert main(args) == 0
+    return run_dir
+
+
+@pytest.fixture(scope="session")
+def run_dir(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of 12 steps; read only."""
+    return fit(corpus_file, tmp_path_factory.mktemp("runs") / "run", "--trainer.log_every_n_steps=4")
+
+
+@pytest.fixture(scope="session")
+def best(run_dir: Path) -> Path:
+    """The checkpoint of that run."""
+    return run_dir / "checkpoints" / "best.ckpt"

@@ -1,0 +1,283 @@
+"""Help, the sample and score commands, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mlp_lm import __version__, load
+from mlp_lm.cli import COMMANDS, main
+from tests.conftest import SMALL
+
+Capture = pytest.CaptureFixture[str]
+
+
+def error_of(args: list[str], capsys: Capture) -> str:
+    """Run a command that must fail: exit code 2, nothing on stdout, one line on stderr, which comes back."""
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1 and err.startswith("mlp_lm")
+    return err
+
+
+# -- help --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
+def test_the_top_level_help_lists_every_command(args: list[str], capsys: Capture) -> None:
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert f"  {name} " in out and command.summary in out
+
+
+def test_version(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mlp_lm {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "described"),
+    [
+        ("fit", ["--data.context_size", "--model.dropout", "--trainer.max_steps", "--run_dir", "--report_test"]),
+        ("test", ["--ckpt_path"]),
+        ("sample", ["--prompt", "--top_k", "--only_new", "Checkpoint to generate from"]),
+        ("score", ["--output", "--skip_unknown", "Text file with one item a line"]),
+    ],
+)
+def test_the_help_of_a_command_names_its_flags(command: str, described: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    for text in described:
+        assert text in out
+
+
+def test_every_setting_has_a_help_text(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert re.findall(r"--[\w.]+ [^ ]+ \((?:type|default).*?\)", text) == []  # a flag followed by no description
+
+
+# -- sample ------------------------------------------------------------------------------------------------------
+
+
+def test_sample_prints_one_item_a_line_and_counts_the_known_ones(best: Path, capsys: Capture) -> None:
+    assert main(["sample", str(best), "--num=5", "--seed=1"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == load(best).sample(5, seed=1)
+    assert err.startswith("5 items: ") and "in train" in err and "in dev or test" in err and "new" in err
+
+
+def test_flags_may_be_written_with_hyphens_and_switches_take_no_value(best: Path, capsys: Capture) -> None:
+    assert main(["sample", str(best), "--num", "3", "--top-k=2", "--only-new", "--max-length", "9", "--seed=1"]) == 0
+    assert capsys.readouterr().err == "3 items: 0 in train, 0 in dev or test, 3 new\n"
+
+
+def test_a_cut_item_is_marked(best: Path, capsys: Capture) -> None:
+    assert main(["sample", str(best), "--num=20", "--max_length=1", "--seed=1"]) == 0
+    out, err = capsys.readouterr()
+    cut = [line for line in out.splitlines() if line.endswith("…")]
+    assert cut and f"{len(cut)} cut at --max_length" in err
+    assert all(len(line) == 2 for line in cut)
+
+
+def test_a_reader_that_stops_early_ends_the_command_quietly(best: Path) -> None:
+    command = [sys.executable, "-m", "mlp_lm", "sample", str(best), "--num=100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+# -- score -------------------------------------------------------------------------------------------------------
+
+
+def test_score_gives_a_row_for_each_item_and_one_for_all(best: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "items.txt").write_text("abe\n\nnora\n")
+    assert main(["score", str(best), str(tmp_path / "items.txt")]) == 0
+    out, err = capsys.readouterr()
+    header, *rows, last = csv.reader(out.splitlines())
+    assert header == ["item", "tokens", "log_prob", "nats_per_token"]
+    expected = load(best).score(["abe", "nora"])
+    assert [(r[0], int(r[1])) for r in rows] == [("abe", 4), ("nora", 5)]
+    assert [float(r[2]) for r in rows] == pytest.approx([s.log_prob for s in expected], abs=1e-6)
+    assert last[:2] == ["", "9"]
+    assert float(last[3]) == pytest.approx(-sum(s.log_prob for s in expected) / 9, abs=1e-6)
+    assert err.startswith("2 items, 9 tokens: ")
+
+
+def test_score_writes_a_file_and_can_skip_unknown_characters(best: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "items.txt").write_text("abe\nzoë\n")
+    args = ["score", str(best), str(tmp_path / "items.txt"), "--output", str(tmp_path / "scores.csv")]
+    message = error_of(args, capsys)
+    assert "'zoë' ('z', 'ë')" in message and "a b c d e" in message and "--skip_unknown" in message
+    assert not (tmp_path / "scores.csv").exists()
+    assert main([*args, "--skip_unknown"]) == 0
+    assert [row[0] for row in csv.reader((tmp_path / "scores.csv").open())] == ["item", "abe", ""]
+    assert "1 items with unknown characters left out" in capsys.readouterr().err
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------
+
+TRAIN = ["fit", *SMALL, "--trainer.max_steps=4", "--run_dir=run"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "items.txt: no such file"),
+        (b"", "items.txt: an empty file"),
+        (b"\n \r\n\t\n", "items.txt: only blank lines"),
+        (b"anna\nbob\n\xff\xfe\n", "items.txt:3: not UTF-8 (byte 0xff at byte 1"),
+        (b"a\nb\nc\na\nb\n", "items.txt: 3 items, too few for train, dev and test; it takes 6"),
+        (b"anna\n" + b"x" * 10_001, "items.txt:2: an item of 10,001 characters, at most 10,000"),
+    ],
+)
+def test_a_bad_corpus(
+    content: bytes | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("items.txt").write_bytes(content)
+    assert expected in error_of([*TRAIN, "--data.path=items.txt"], capsys)
+    assert not Path("run").exists()
+
+
+def test_a_folder_as_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "a folder" in error_of([*TRAIN, f"--data.path={tmp_path}"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--model.hiden_dim=3"], ["did you mean model.hidden_dim?"]),
+        (["--hidden-dim=3"], ["did you mean model.hidden_dim?"]),
+        (["--model.hidden_dim=many"], ["model.hidden_dim: found 'many', expected int"]),
+        (["--model.optimizer=adam"], ["model.optimizer: found 'adam', expected sgd or adamw"]),
+        (
+            ["--model.dropout=1", "--data.batch_size=0", "--trainer.max_steps=-1", "--seed_everything=-1"],
+            ["model.dropout: found 1.0", "data.batch_size: found 0", "trainer.max_steps: found -1", "seed_everything"],
+        ),
+        (["--model.momentum=0.9"], ["model.momentum", "model.optimizer sgd"]),
+        (["--data.train_path=x"], ["data.dev_path, data.test_path: missing"]),
+        (["--model.lr_warmup_steps=5"], ["model.lr_warmup_steps: found 5, expected at most 4"]),
+        (["--trainer.accelerator=cuda"], ["not available"]),
+        (["--trainer.devices=0"], ["devices"]),
+        (["--config=none.yaml"], ["none.yaml"]),
+    ],
+)
+def test_a_bad_setting(
+    flags: list[str], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is no data at all: settings are checked before anything is read
+    message = error_of([*TRAIN, *flags], capsys)
+    for text in expected:
+        assert text in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model:\n  hiden_dim: 3\n", "'model.hiden_dim'; did you mean model.hidden_dim? (in bad.yaml)"),
+        ("modell:\n  hidden_dim: 3\n", "did you mean model.hidden_dim? (in bad.yaml)"),
+        ("model: [", "(in bad.yaml)"),
+        ("just words", "(in bad.yaml)"),
+    ],
+)
+def test_a_bad_config(
+    text: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text(text)
+    assert expected in error_of(["fit", "--config", "bad.yaml"], capsys)
+
+
+@pytest.mark.parametrize("command", [["sample", "FILE"], ["validate", "--ckpt_path", "FILE"]])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("missing", "no such file"),
+        ("folder", "a folder"),
+        ("https://example.org/best.ckpt", "a URL"),
+        ("empty", "damaged"),
+        ("truncated", "damaged"),
+        ("noise", "damaged"),
+        ("other", "another program"),
+        ("objects", "another program"),
+        ("newer", "format 99, this mlp_lm reads up to 1"),
+    ],
+)
+def test_a_bad_checkpoint(
+    command: list[str], name: str, expected: str, best: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    content = torch.load(best, weights_only=True)
+    content["mlp_lm"]["format_version"] = 99
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    (tmp_path / "truncated").write_bytes(best.read_bytes()[:-1000])
+    (tmp_path / "noise").write_bytes(bytes(range(256)) * 10)
+    torch.save({"state_dict": {}}, tmp_path / "other")
+    torch.save({"fits": Path("x")}, tmp_path / "objects")
+    torch.save(content, tmp_path / "newer")
+    file = name if "://" in name else str(tmp_path / name)
+    assert expected in error_of([file if arg == "FILE" else arg for arg in command], capsys)
+
+
+def test_a_checkpoint_with_missing_weights(best: Path, tmp_path: Path, capsys: Capture) -> None:
+    content = torch.load(best, weights_only=True)
+    del content["state_dict"]["network.output.bias"]
+    torch.save(content, tmp_path / "part.ckpt")
+    assert "do not fit together" in error_of(["sample", str(tmp_path / "part.ckpt")], capsys)
+
+
+def test_a_checkpoint_of_other_data_or_another_network(
+    best: Path, corpus_file: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    def validate(*flags: str) -> str:
+        return error_of(["validate", "--ckpt_path", str(best), *flags], capsys)
+
+    assert "data.context_size: found 5, but the checkpoint's network has 3" in validate("--data.context_size=5")
+    assert "model.hidden_dim: found 9" in validate("--model.hidden_dim=9")
+    assert "or their split" in validate("--data.split_seed=1")
+    (tmp_path / "other.txt").write_text(corpus_file.read_text().replace("a", "x"))
+    assert "the data lacks 'a'" in validate(f"--data.path={tmp_path / 'other.txt'}")
+
+
+def test_evaluation_without_a_checkpoint(capsys: Capture) -> None:
+    assert "--ckpt_path: missing" in error_of(["validate"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["fti"], "did you mean fit?"),
+        (["sample"], "file"),
+        (["sample", "FILE", "--nun=3"], "did you mean num?"),
+        (["sample", "FILE", "--num=0", "--top_p=2", "--temperature=-1"], "num: found 0"),
+        (["sample", "FILE", "--prompt=Zoë"], "unknown tokens 'Z', 'ë'; the model knows a b c d e"),
+        (["sample", "FILE", "--prompt=anna", "--max_length=3"], "max_length: found 3"),
+        (["score", "FILE", "nowhere.txt"], "nowhere.txt: no such file"),
+        (["score", "FILE", __file__, "--skip_unknown", "--output=/nowhere/scores.csv"], "/nowhere/scores.csv"),
+    ],
+)
+def test_a_bad_command_line(args: list[str], expected: str, best: Path, capsys: Capture) -> None:
+    assert expected in error_of([str(best) if arg == "FILE" else arg for arg in args], capsys)
+
+
+def test_a_run_folder_is_never_written_twice(run_dir: Path, corpus_file: Path, capsys: Capture) -> None:
+    message = error_of(["fit", f"--data.path={corpus_file}", f"--run_dir={run_dir}"], capsys)
+    assert "holds a run already" in message and "--ckpt_path" in message

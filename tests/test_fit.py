@@ -1,0 +1,189 @@
+"""`fit` and its Lightning neighbours from the command line, on a small corpus."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+from mlp_lm import load
+from mlp_lm.cli import main
+from mlp_lm.models.metrics import evaluate
+from mlp_lm.text.corpus import load_corpus
+from mlp_lm.text.windows import Windows
+from tests.conftest import fit
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    state: dict[str, torch.Tensor] = content["state_dict"]
+    return state
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    """TensorBoard's curves: (step, value) by name."""
+    events = EventAccumulator(str(run_dir))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_a_run_leaves_checkpoints_config_events_and_report(run_dir: Path) -> None:
+    assert (run_dir / "config.yaml").exists()
+    assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    report = json.loads((run_dir / "report.json").read_text())
+    assert report["steps"] == 12
+    assert report["weights"] == 10 * 4 + (3 * 4 * 16 + 16) + (16 * 10 + 10)
+    assert report["settings"]["data"]["context_size"] == report["settings"]["model"]["context_size"] == 3
+    assert report["settings"]["model"]["lr_decay_steps"] == 12
+    assert len(report["samples"]) == 10
+
+
+def test_the_reported_losses_are_those_of_best_ckpt_reloaded(run_dir: Path, best: Path, corpus_file: Path) -> None:
+    corpus = load_corpus(str(corpus_file), None, unique=True, split_seed=42, max_item_length=100)
+    report = json.loads((run_dir / "report.json").read_text())
+    for split in ("dev", "test"):
+        loss = evaluate(load(best).log_probs, [Windows(getattr(corpus, split), 3)[:]])
+        assert report["losses"][split]["nats_per_token"] == pytest.approx(loss.nats_per_token, abs=1e-6)
+        assert report["losses"][split]["tokens"] == loss.tokens
+
+
+def test_curves_are_drawn_over_steps(run_dir: Path) -> None:
+    curves = scalars(run_dir)
+    assert [step for step, _ in curves["train/loss"]] == [4, 8, 12]
+    assert [step for step, _ in curves["dev/loss"]] == [5, 10, 12]
+    assert {"dev/perplexity", "dev/bits_per_token", "lr"} <= curves.keys()
+
+
+def test_best_ckpt_is_that_of_the_lowest_dev_loss(run_dir: Path, best: Path) -> None:
+    lowest = min(scalars(run_dir)["dev/loss"], key=lambda point: point[1])
+    assert torch.load(best, weights_only=True)["global_step"] == lowest[0]
+
+
+def test_last_ckpt_is_there_before_the_first_validation(corpus_file: Path, tmp_path: Path) -> None:
+    from mlp_lm.training.module import MLPModule
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise StoppedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MLPModule, "training_step", stop)
+        with pytest.raises(StoppedError):
+            fit(corpus_file, tmp_path / "run")
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 0
+
+
+@pytest.mark.parametrize("steps_per_execution", [2, 7, 100])
+def test_steps_per_execution_changes_no_result(corpus_file: Path, tmp_path: Path, steps_per_execution: int) -> None:
+    flags = ["--data.batch_size=50", "--trainer.log_every_n_steps=3", "--model.dropout=0.3", "--trainer.max_steps=40"]
+    one = fit(corpus_file, tmp_path / "one", *flags)
+    many = fit(corpus_file, tmp_path / "many", *flags, f"--data.steps_per_execution={steps_per_execution}")
+    assert_same_weights(one, many)
+    assert scalars(one) == scalars(many)
+
+
+def test_lightning_counts_the_steps_of_one_call(corpus_file: Path, tmp_path: Path) -> None:
+    # MLPModule._count_steps rests on a private counter of Lightning: without it, this would train for ever.
+    run = fit(corpus_file, tmp_path / "run", "--trainer.max_steps=31", "--data.steps_per_execution=4")
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 31
+
+
+def test_the_saved_config_gives_the_same_run(run_dir: Path, tmp_path: Path) -> None:
+    assert main(["fit", "--config", str(run_dir / "config.yaml"), "--run_dir", str(tmp_path / "again")]) == 0
+    assert_same_weights(run_dir, tmp_path / "again")
+    assert scalars(run_dir) == scalars(tmp_path / "again")
+
+
+def test_a_resumed_run_ends_like_an_uninterrupted_one(corpus_file: Path, tmp_path: Path) -> None:
+    flags = ["--model.dropout=0.3", "--model.lr_decay_steps=20"]
+    whole = fit(corpus_file, tmp_path / "whole", *flags, "--trainer.max_steps=20")
+    parts = fit(corpus_file, tmp_path / "parts", *flags, "--trainer.max_steps=10")
+    last = parts / "checkpoints" / "last.ckpt"
+    intervals = ["--trainer.val_check_interval=5", "--trainer.max_steps=20"]
+    assert main(["fit", "--ckpt_path", str(last), *intervals]) == 0
+    assert_same_weights(whole, parts)
+    assert scalars(whole)["dev/loss"] == scalars(parts)["dev/loss"]
+
+
+def test_report_test_false_leaves_test_unread(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlp_lm.training.datamodule import TextDataModule
+
+    def refuse(_: TextDataModule) -> None:
+        raise AssertionError("test data was asked for")
+
+    monkeypatch.setattr(TextDataModule, "test_dataloader", refuse)
+    run = fit(corpus_file, tmp_path / "run", "--report_test=false")
+    assert list(json.loads((run / "report.json").read_text())["losses"]) == ["dev"]
+
+
+def test_training_never_reads_test(corpus_file: Path, tmp_path: Path) -> None:
+    # Other test items, same vocabulary: the trained weights must not change.
+    items = corpus_file.read_text().split()
+    for name, part in (("train", items[:150]), ("dev", items[150:175]), ("test", items[175:]), ("none", items[:1])):
+        (tmp_path / name).write_text("\n".join(part))
+    splits = [f"--data.train_path={tmp_path / 'train'}", f"--data.dev_path={tmp_path / 'dev'}"]
+    one = fit(corpus_file, tmp_path / "one", *splits, f"--data.test_path={tmp_path / 'test'}")
+    other = fit(corpus_file, tmp_path / "other", *splits, f"--data.test_path={tmp_path / 'none'}")
+    assert_same_weights(one, other)
+
+
+def test_what_fit_prints(corpus_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fit(corpus_file, tmp_path / "run")
+    out, err = capfd.readouterr()
+    assert err == ""  # no bar where stderr is no terminal, nothing of Lightning's
+    for expected in ("weights, 12 steps", "nats/token", "dev ", "test ", "generated", "tensorboard --logdir"):
+        assert expected in out
+    assert f"sample {tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}" in out
+
+
+@pytest.mark.parametrize(("command", "split"), [("validate", "dev"), ("test", "test")])
+def test_evaluation_needs_the_checkpoint_alone(
+    best: Path, run_dir: Path, command: str, split: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--ckpt_path", str(best)]) == 0
+    loss = json.loads((run_dir / "report.json").read_text())["losses"][split]["nats_per_token"]
+    out, err = capfd.readouterr()
+    assert out.startswith(f"{split}: {loss:.4f} nats/token")
+    assert err == ""
+
+
+def test_predict_writes_a_row_for_each_window_of_dev(corpus_file: Path, tmp_path: Path) -> None:
+    run = fit(corpus_file, tmp_path / "run")
+    assert main(["predict", "--ckpt_path", str(run / "checkpoints" / "best.ckpt")]) == 0
+    header, first, *rest = (run / "predictions.csv").read_text().splitlines()
+    assert header == "context,target,nats,predicted,probability"
+    assert first.startswith("...,")
+    assert len(rest) + 1 == json.loads((run / "report.json").read_text())["windows"]["dev"]
+
+
+def test_runs_are_numbered_under_the_name_of_their_config(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {"data": {"path": str(corpus_file)}, "model": {"hidden_dim": 4, "lr_warmup_steps": 0}}
+    Path("mine.yaml").write_text(yaml.safe_dump({**settings, "trainer": {"max_steps": 2}}))
+    for _ in range(2):
+        assert main(["fit", "--config", "mine.yaml", "--report_test=false"]) == 0
+    assert main(["fit", "--config", "runs/mine/version_0/config.yaml"]) == 0
+    assert sorted(p.name for p in Path("runs/mine").iterdir()) == ["version_0", "version_1", "version_2"]
+
+
+@pytest.mark.parametrize("flags", [["--model.num_layers=3"], ["--model.optimizer=sgd", "--model.momentum=0.9"]])
+def test_other_networks_and_optimizers_train(corpus_file: Path, tmp_path: Path, flags: list[str]) -> None:
+    run = fit(corpus_file, tmp_path / "run", *flags, "--trainer.precision=64-true", "--trainer.logger=false")
+    assert load(run / "checkpoints" / "best.ckpt").sample(3, seed=1)
