@@ -96,7 +96,7 @@ def _generate_batch(
         if length == max_length or not len(alive):
             break
         rows[alive, context_size + length] = next_ids
-    drawn = rows[:, context_size:].tolist()
+    drawn = rows[:, context_size : context_size + int(lengths.max())].tolist()
     return [(ids[:length], was_cut) for ids, length, was_cut in zip(drawn, lengths.tolist(), cut.tolist(), strict=True)]
 
 

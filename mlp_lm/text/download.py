@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from mlp_lm.errors import DataError
 
@@ -75,22 +74,19 @@ def _advice(remote: RemoteFile, target: Path) -> Iterator[None]:
 
 
 def _download(remote: RemoteFile, target: Path) -> None:
+    part = target.with_name(f"{target.name}.part")  # the lock leaves it to one process
     digest, received = hashlib.sha256(), 0
-    with NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}.", suffix=".part", delete=False) as part:
-        try:
-            with urllib.request.urlopen(remote.url, timeout=TIMEOUT_SECONDS) as response:
-                while block := response.read(1 << 16):
-                    part.write(block)
-                    digest.update(block)
-                    received += len(block)
-                announced = response.headers.get("Content-Length")
-            if announced is not None and received != int(announced):
-                raise OSError(f"cut off after {received:,} of {int(announced):,} bytes")
-            if digest.hexdigest() != remote.sha256:
-                raise OSError(f"received sha256 {digest.hexdigest()[:12]}…, expected {remote.sha256[:12]}…")
-            part.close()
-            os.replace(part.name, target)
-        except BaseException:
-            part.close()
-            os.unlink(part.name)
-            raise
+    try:
+        with urllib.request.urlopen(remote.url, timeout=TIMEOUT_SECONDS) as response, part.open("wb") as file:
+            while block := response.read(1 << 16):
+                file.write(block)
+                digest.update(block)
+                received += len(block)
+            announced = response.headers.get("Content-Length")
+        if announced is not None and received != int(announced):
+            raise OSError(f"cut off after {received:,} of {int(announced):,} bytes")
+        if digest.hexdigest() != remote.sha256:
+            raise OSError(f"received sha256 {digest.hexdigest()[:12]}…, expected {remote.sha256[:12]}…")
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)

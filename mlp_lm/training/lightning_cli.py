@@ -58,7 +58,8 @@ class CLI(LightningCLI):
     def __init__(self, args: list[str]) -> None:
         """Parse `args`, the command's name first, and run it."""
         self.command = args[0]
-        self.checkpoint = (_flag_values(args, "--ckpt_path") or [None])[-1]
+        paths = _flag_values(args, "--ckpt_path")
+        self.checkpoint = paths[-1] if paths else None
         if self.checkpoint is None and self.command != "fit" and not {"-h", "--help"} & {*args}:
             raise CheckpointError(f"--ckpt_path: missing; {self.command} needs the checkpoint of a trained model")
         super().__init__(

@@ -1,0 +1,121 @@
+"""How fast a corpus becomes windows, and how much memory that takes.
+
+    python scripts/benchmark_data.py [--path names.txt] [--megabytes 100]
+
+First: vocabulary, splits and windows of one file (the bundled names unless told) against the lecture's loops, in
+turn, medians of --repeats. Then the same for a generated file of --megabytes with items of mean length 7, unique
+items and context 8, in a process of its own: seconds, and the peak of its memory above that of a process that has
+only imported what is needed, in bytes a token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mlp_lm.text.corpus import SPLITS, find, load_corpus
+from mlp_lm.text.windows import Windows
+
+
+def ours(path: str, unique: bool, context_size: int) -> list[int]:
+    """Numbers of windows of the three splits."""
+    corpus = load_corpus(path, None, unique=unique, split_seed=42, max_item_length=10_000)
+    return [len(Windows(getattr(corpus, split), context_size)) for split in SPLITS]
+
+
+def lecture(path: str, context_size: int) -> list[int]:
+    """The same with the loops that the lecture describes: for each word, for each character, append."""
+    words = Path(path).read_text().splitlines()
+    ids = {c: i + 1 for i, c in enumerate(sorted(set("".join(words))))}
+    random.seed(42)
+    random.shuffle(words)
+    cuts = int(0.8 * len(words)), int(0.9 * len(words))
+    counts = []
+    for part in (words[: cuts[0]], words[cuts[0] : cuts[1]], words[cuts[1] :]):
+        rows, targets = [], []
+        for word in part:
+            context = [0] * context_size
+            for i in [*(ids[c] for c in word), 0]:
+                rows.append(context)
+                targets.append(i)
+                context = [*context[1:], i]
+        counts.append(len(torch.tensor(rows)) if len(torch.tensor(targets)) else 0)
+    return counts
+
+
+def seconds(call: Callable[[], list[int]]) -> tuple[float, list[int]]:
+    start = time.perf_counter()
+    result = call()
+    return time.perf_counter() - start, result
+
+
+def compare(path: str, repeats: int) -> None:
+    times: dict[str, list[float]] = {"ours": [], "lecture": []}
+    for _ in range(repeats):
+        elapsed, our_counts = seconds(lambda: ours(path, unique=False, context_size=3))
+        times["ours"].append(elapsed)
+        elapsed, their_counts = seconds(lambda: lecture(path, context_size=3))
+        times["lecture"].append(elapsed)
+        assert our_counts == their_counts
+    median = {name: statistics.median(values) for name, values in times.items()}
+    print(f"{path}: {our_counts} windows at context 3")
+    print(f"  ours {median['ours'] * 1e3:.1f} ms, the lecture's loops {median['lecture'] * 1e3:.1f} ms", end="")
+    print(f", ratio {median['ours'] / median['lecture']:.3f} (medians of {repeats})")
+
+
+def write_items(path: Path, megabytes: float) -> None:
+    """A file of random items with lengths around 7 (Poisson, at least 2)."""
+    rng = np.random.default_rng(1)
+    letters = np.frombuffer(b"aaabcdeeeefghiiijklmnnoooprstuvwxyz", np.uint8)
+    with path.open("wb") as file:
+        while file.tell() < megabytes * 1e6:
+            lengths = np.maximum(rng.poisson(7, 200_000), 2)
+            block = rng.choice(letters, int((lengths + 1).sum()))
+            block[np.cumsum(lengths + 1) - 1] = ord("\n")
+            file.write(block.tobytes())
+
+
+def measure_alone(path: str) -> None:
+    """Read one big file and print seconds, tokens and peak memory above the bare process, as JSON."""
+    Windows(np.array([1, 0], np.uint8), 8)[:]  # whatever is loaded on first use
+    bare = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    elapsed, counts = seconds(lambda: ours(path, unique=True, context_size=8))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"seconds": elapsed, "tokens": sum(counts), "bytes": (peak - bare) * 1024}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", default=str(find("names")), help="file to compare on")
+    parser.add_argument("--megabytes", type=float, default=100, help="size of the generated file; 0 leaves it out")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.alone:
+        measure_alone(args.alone)
+        return
+    compare(args.path, args.repeats)
+    if args.megabytes:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "items.txt"
+            write_items(path, args.megabytes)
+            command = [sys.executable, __file__, "--alone", str(path)]
+            result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"{args.megabytes:g} MB, unique, context 8: {result['tokens']:,} tokens (after dropping repeats)")
+        print(f"  {result['seconds']:.1f} s, {result['bytes'] / result['tokens']:.1f} bytes a token at the peak")
+
+
+if __name__ == "__main__":
+    main()
