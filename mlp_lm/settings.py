@@ -28,7 +28,7 @@ class Range:
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
             return False
         return (
-            math.isfinite(value)
+            (isinstance(value, int) or math.isfinite(value))
             and (value > self.low if self.above else value >= self.low)
             and (value < self.high if self.below else value <= self.high)
         )

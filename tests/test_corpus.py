@@ -103,7 +103,8 @@ def test_without_repeated_items_the_splits_are_disjoint(write: Write) -> None:
 
 
 def test_of_repeated_items_the_first_is_kept(write: Write) -> None:
-    assert split(load(write("c\na\nb\nc\nf\na\nd\ne\n"))) == split(load(write("c\na\nb\nf\nd\ne\n")))
+    once, repeated = write("\n".join("cabfde")), write("\n".join("cabcfaade"))
+    assert split(load(repeated)) == split(load(once)) != split(load(write("\n".join("abcdef"))))
 
 
 def test_three_files_are_taken_as_they_are(write: Write) -> None:

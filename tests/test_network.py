@@ -177,6 +177,14 @@ def test_dropout_zeroes_its_share_and_preserves_the_mean(rate: float) -> None:
     assert abs(x.double().mean().item() - 1) < 4 * sigma / (1 - rate) + 1e-4  # the rate is rounded to 1/65536
 
 
+def test_units_are_dropped_independently_of_their_neighbours() -> None:
+    torch.manual_seed(4)
+    dropped = Dropout(0.5)(torch.ones(100_000)) == 0
+    for distance in range(1, 9):
+        both = (dropped[distance:] & dropped[:-distance]).double().mean().item()
+        assert both == pytest.approx(0.25, abs=0.01)
+
+
 def test_a_dropout_rate_just_below_1_drops_almost_everything() -> None:
     torch.manual_seed(4)
     assert (Dropout(0.999999)(torch.ones(10_000)) == 0).double().mean().item() > 0.99

@@ -176,6 +176,10 @@ def test_top_k_keeps_exactly_k_of_equally_probable_tokens_the_lower_ids(k: int, 
     assert kept([[0.1, 0.3, 0.3, 0.3]], top_k=k) == [ids]
 
 
+def test_of_many_equally_probable_tokens_the_lower_ids_are_kept() -> None:
+    assert kept([[0.001] * 1000] * 2, top_k=300) == [list(range(300))] * 2
+
+
 def test_each_row_is_truncated_on_its_own() -> None:
     assert kept([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]], top_k=1) == [[2], [0]]
     assert kept([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]], top_p=0.6) == [[2], [0, 1]]

@@ -36,7 +36,7 @@ class NLL:
     @property
     def perplexity(self) -> float:
         """exp(loss): as uncertain as a fair choice among so many tokens. Infinite where exp overflows."""
-        return math.exp(self.nats_per_token) if self.nats_per_token < 709 else math.inf
+        return math.inf if self.nats_per_token > 709 else math.exp(self.nats_per_token)
 
 
 def token_nll(log_probs: Tensor, targets: Tensor) -> Tensor:

@@ -106,7 +106,8 @@ def _draw(
     """One token id (B,) from each row of log-probabilities (B, V)."""
     if temperature == 0:
         return log_probs.argmax(-1)
-    log_probs = (log_probs - log_probs.amax(-1, keepdim=True)) / temperature  # the best stays finite at any temperature
+    # The most probable token stays at 0, however small the temperature; float32 has no number below 1e-38.
+    log_probs = (log_probs - log_probs.amax(-1, keepdim=True)) / max(temperature, 1e-30)
     if top_k is not None or top_p is not None:
         log_probs = truncate(log_probs, top_k, top_p)
     return torch.multinomial(log_probs.softmax(-1), 1, generator=generator).squeeze(-1)

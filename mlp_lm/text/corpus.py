@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import random
 import unicodedata
@@ -114,7 +115,7 @@ def read_items(path: Path, max_item_length: int | None = None) -> list[str]:
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, NFC-normalised, with or without a byte order mark."""
     try:
-        data = path.read_bytes()
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such file; expected a text file with one item a line, or one of: {', '.join(DATASETS)}"
@@ -124,7 +125,7 @@ def read_text(path: Path) -> str:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - data.rfind(b"\n", 0, error.start)

@@ -51,7 +51,7 @@ def learning_rate_at(
         lr_end_factor: See `lr_schedule`.
     """
     rate = learning_rate * min(1.0, (step + 1) / (lr_warmup_steps + 1))
-    if lr_schedule == "step" and step >= lr_drop_at * lr_decay_steps:
+    if lr_schedule == "step" and step >= round(lr_drop_at * lr_decay_steps):
         return rate * lr_end_factor
     if lr_schedule == "cosine":
         progress = min(step / lr_decay_steps, 1.0)
