@@ -131,7 +131,7 @@ def _split_paths_go_together(settings: Settings) -> str | None:
 
 
 def _momentum_goes_with_sgd(settings: Settings) -> str | None:
-    if settings.get("model.momentum") and settings.get("model.optimizer") != "sgd":
+    if settings.get("model.momentum") and settings.get("model.optimizer", "sgd") != "sgd":
         return f"model.momentum: found {settings['model.momentum']!r}, which goes with model.optimizer sgd alone"
     return None
 

@@ -108,7 +108,7 @@ class LanguageModel:
             DataError: A prompt with unknown tokens, or `only_new` where the items of the corpus are not known.
         """
         max_length = 2 * self.longest_item if max_length is None else max_length
-        prompt_ids = self.vocab.encode(prompt_tokens := tokenize(prompt) if prompt.strip() else list(prompt))
+        prompt_ids = self.vocab.encode(tokenize(prompt))
         check(
             {
                 "num": num,
@@ -117,7 +117,7 @@ class LanguageModel:
                 "top_p": top_p,
                 "seed": seed,
                 "max_length": max_length,
-                "prompt_length": len(prompt_tokens),
+                "prompt_length": len(prompt_ids),
             }
         )
         if only_new and self.known_items is None:
@@ -152,7 +152,7 @@ class LanguageModel:
 
         Raises DataError that lists the items with unknown tokens, by their place in `items`.
         """
-        items = [detokenize(tokenize(item)) for item in items]
+        items = [detokenize(tokenize(item.strip())) for item in items]
         problems = [
             f"item {i} {item!r} has unknown {', '.join(map(repr, unknown))}"
             for i, item in enumerate(items, start=1)
@@ -167,7 +167,7 @@ class LanguageModel:
         scores, first = [], 0
         for item in items:
             tokens = len(tokenize(item)) + 1
-            scores.append(Score(item, tokens, -sum(nats[first : first + tokens])))
+            scores.append(Score(item, tokens, 0.0 - sum(nats[first : first + tokens])))
             first += tokens
         return scores
 

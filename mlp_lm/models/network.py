@@ -30,8 +30,8 @@ class Dropout(nn.Module):
             return nn.functional.dropout(x, self.rate)
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         draws = draws.view(torch.int16)[: x.numel()].view(x.shape)  # uniform over -32768 … 32767
-        kept = draws >= min(round(self.rate * 65536), 65535) - 32768
-        return x * (kept.to(x.dtype) * (1 / (1 - self.rate)))
+        dropped = min(round(self.rate * 65536), 65535)  # of 65536 equally probable draws
+        return x * ((draws >= dropped - 32768).to(x.dtype) * (65536 / (65536 - dropped)))
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"

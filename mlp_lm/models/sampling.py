@@ -22,7 +22,7 @@ def truncate(log_probs: Tensor, top_k: int | None, top_p: float | None) -> Tenso
     ranked, ids = log_probs.sort(dim=-1, descending=True, stable=True)  # (B, V) each; stable: ties by id
     if top_k is not None:
         ranked[:, top_k:] = -torch.inf
-    if top_p is not None:
+    if top_p is not None and top_p < 1:
         probs = ranked.softmax(-1)
         before = probs.cumsum(-1) - probs  # mass of the tokens that are more probable
         before[:, 0] = 0.0  # rounding must not drop the first

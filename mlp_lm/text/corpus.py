@@ -41,9 +41,9 @@ class Corpus:
         return decode(getattr(self, split), self.vocab)
 
 
-def tokenize(item: str) -> list[str]:
-    """The tokens of one item."""
-    return list(unicodedata.normalize("NFC", item.strip()))
+def tokenize(text: str) -> list[str]:
+    """The tokens of an item or of the start of one."""
+    return list(unicodedata.normalize("NFC", text))
 
 
 def detokenize(tokens: Iterable[str]) -> str:

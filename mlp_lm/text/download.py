@@ -64,7 +64,7 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
 def _advice(remote: RemoteFile, target: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: a header that is no number
         reason = getattr(error, "reason", None) or error
         status = f"HTTP {error.code} " if isinstance(error, urllib.error.HTTPError) else ""
         raise DataError(

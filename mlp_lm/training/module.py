@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Literal, cast
 
 import torch
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from mlp_lm.models.checkpoint import FORMAT_VERSION, KEY
+from mlp_lm.models.fused import FusedSGD
 from mlp_lm.models.metrics import NLL, token_nll
 from mlp_lm.models.network import MLP
 from mlp_lm.settings import check_section
@@ -63,6 +65,7 @@ class MLPModule(LightningModule):
         lr_decay_steps: int | None = None,
         lr_drop_at: float = 0.5,
         lr_end_factor: float = 0.0,
+        fused: bool = True,
     ) -> None:
         """The network and how it is trained.
 
@@ -84,6 +87,7 @@ class MLPModule(LightningModule):
             lr_decay_steps: Horizon of the schedule in steps; null means trainer.max_steps.
             lr_drop_at: Where schedule step drops, as a share of the horizon.
             lr_end_factor: What is left of learning_rate after the drop or at the end of the cosine.
+            fused: Take the fused step where it applies: one process, one layer, no dropout, sgd without momentum.
 
         Raises:
             SettingsError: A setting is out of its range.
@@ -96,7 +100,8 @@ class MLPModule(LightningModule):
         self.network = MLP(vocab_size, context_size, embedding_dim, hidden_dim, num_layers, dropout)
         self.dev_nll, self.test_nll = NLLMetric(), NLLMetric()
         self.automatic_optimization = False  # K steps a call: we run backward and the optimizer ourselves
-        self._since_log: list[tuple[Tensor, int]] = []  # (mean loss, B) of each step since the last log point
+        self._fused: FusedSGD | None = None  # chosen when a fit starts
+        self._since_log: list[tuple[Tensor, int]] = []  # mean losses (K,) and B of each chunk since the last log point
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -106,9 +111,16 @@ class MLPModule(LightningModule):
         return build_optimizer(self.network, **{name: self.settings[name] for name in names})
 
     def on_fit_start(self) -> None:
-        """Store the horizon of the schedule, so that a resumed run keeps it."""
-        if self.settings["lr_decay_steps"] is None:
-            self.settings["lr_decay_steps"] = self.trainer.max_steps
+        """Store the horizon of the schedule, so that a resumed run keeps it; choose the fused step where it applies."""
+        s = self.settings
+        if s["lr_decay_steps"] is None:
+            s["lr_decay_steps"] = self.trainer.max_steps
+        classic = s["optimizer"] == "sgd" and s["momentum"] == s["dropout"] == 0 and s["num_layers"] == 1
+        alone = self.trainer.world_size == 1 and self.trainer.precision in ("32-true", "64-true")
+        if s["fused"] and classic and alone:
+            self._fused = FusedSGD(self.network, s["weight_decay"], s["decay_all"])
+            note = "fused SGD step: gradients by hand, no autograd; --model.fused false turns it off"
+            print(note, file=sys.stderr)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -117,17 +129,27 @@ class MLPModule(LightningModule):
 
     def training_step(self, chunk: Batch) -> None:
         """K optimizer steps: contexts (K, B, T), targets (K, B)."""
+        contexts, targets = chunk
+        num_steps, batch_size = targets.shape
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
-        first_step = self.global_step
-        for step, (contexts, targets) in enumerate(zip(*chunk, strict=True), start=first_step):
-            set_learning_rate(optimizer, self.learning_rate(step))
-            loss = F.cross_entropy(self.network(contexts), targets)  # (B, T) -> (B, V) -> ()
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            optimizer.step()
-            self._since_log.append((loss.detach(), len(targets)))
-        self._count_steps(len(chunk[0]))
+        rates = [self.learning_rate(self.global_step + k) for k in range(num_steps)]
+        if self._fused is not None:
+            losses = self._fused.run(contexts, targets, rates)
+            set_learning_rate(optimizer, rates[-1])  # as if it had taken the steps
+        else:
+            losses = torch.stack([self._step(optimizer, *kth) for kth in zip(contexts, targets, rates, strict=True)])
+        self._since_log.append((losses, batch_size))
+        self._count_steps(num_steps)
+
+    def _step(self, optimizer: Optimizer, contexts: Tensor, targets: Tensor, rate: float) -> Tensor:
+        """One step through autograd: contexts (B, T), targets (B,). Returns the mean loss before it."""
+        set_learning_rate(optimizer, rate)
+        loss = F.cross_entropy(self.network(contexts), targets)  # (B, T) -> (B, V) -> ()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss.detach()
 
     def _count_steps(self, num_steps: int) -> None:
         """Tell Lightning how many optimizer steps were taken.
@@ -141,8 +163,9 @@ class MLPModule(LightningModule):
         """At a log point, log the mean loss over the steps since the last one, and the learning rate."""
         step = self.global_step
         if self._since_log and cast(Trainer, self.trainer).logs_at(step):
-            losses = torch.stack([loss for loss, _ in self._since_log]).double()
-            sizes = torch.tensor([size for _, size in self._since_log], device=losses.device)
+            # One step after the other, so that the sum does not depend on K.
+            losses = torch.cat([chunk for chunk, _ in self._since_log]).double()
+            sizes = torch.cat([torch.full_like(chunk, size) for chunk, size in self._since_log])
             self._since_log.clear()
             loss = ((losses * sizes).sum() / sizes.sum()).item()
             self._log({"train/loss": loss, "lr": self.learning_rate(step - 1)})
@@ -201,4 +224,6 @@ class MLPModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the random state. Weights, optimizer and step are restored by Lightning."""
+        # Lightning turns the network into float64 after it has loaded the weights, which would round them.
+        self.network.to(checkpoint["state_dict"]["network.output.bias"].dtype)
         torch.set_rng_state(checkpoint[KEY]["random_state"])

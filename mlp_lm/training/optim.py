@@ -42,7 +42,7 @@ def learning_rate_at(
     Args:
         step: Steps taken so far.
         learning_rate: The highest rate.
-        lr_schedule: `constant`; `step`: multiplied by `lr_end_factor` once `lr_drop_at` of the horizon is over
+        lr_schedule: `constant`; `step`: multiplied by `lr_end_factor` from step `lr_drop_at` · horizon on, rounded
             (the lecture's schedule); `cosine`: half a cosine from `learning_rate` down to `lr_end_factor` of it
             at the horizon (Loshchilov and Hutter 2017, without restarts).
         lr_warmup_steps: Steps of linear growth at the start, whatever the schedule.

@@ -1,0 +1,129 @@
+"""The fused SGD step against autograd, in float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mlp_lm.models.fused import FusedSGD
+from mlp_lm.models.network import MLP
+from mlp_lm.training.optim import build_optimizer, set_learning_rate
+from tests.conftest import fit
+
+V, T, B = 27, 3, 32
+
+
+def network() -> MLP:
+    """The lecture's, with output weights large enough for every gradient to matter."""
+    torch.manual_seed(1)
+    net = MLP(V, T, embedding_dim=10, hidden_dim=200).double()
+    torch.nn.init.normal_(net.output.weight, std=0.1)
+    return net
+
+
+def batches(num_steps: int, batch_size: int = B) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    contexts = torch.randint(0, V, (num_steps, batch_size, T), generator=generator)
+    return contexts, torch.randint(0, V, (num_steps, batch_size), generator=generator)
+
+
+def autograd_steps(
+    net: MLP, contexts: Tensor, targets: Tensor, rates: list[float], decay: float, decay_all: bool
+) -> list[float]:
+    """The same with torch's own SGD; returns the losses."""
+    optimizer = build_optimizer(
+        net, optimizer="sgd", learning_rate=1.0, momentum=0.0, weight_decay=decay, decay_all=decay_all
+    )
+    losses = []
+    for x, y, rate in zip(contexts, targets, rates, strict=True):
+        set_learning_rate(optimizer, rate)
+        loss = F.cross_entropy(net(x), y)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def assert_close(one: MLP, other: MLP, tolerance: float) -> None:
+    for (name, p), q in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert (p - q).abs().max() <= tolerance, name
+
+
+def test_the_gradients_are_those_of_autograd() -> None:
+    net, contexts, targets = network(), *batches(1)
+    torch.autograd.backward(F.cross_entropy(net(contexts[0]), targets[0]))
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    FusedSGD(net).run(contexts, targets, [1.0])
+    for name, p in net.named_parameters():
+        assert p.grad is not None and p.grad.abs().max() > 1e-4, f"{name}: nothing to compare"
+        assert (before[name] - p.detach() - p.grad).abs().max() < 1e-10, name
+
+
+@pytest.mark.parametrize(("decay", "decay_all"), [(0.0, False), (0.1, False), (0.1, True)])
+def test_a_thousand_steps_end_where_autograd_ends(decay: float, decay_all: bool) -> None:
+    one, other, (contexts, targets) = network(), network(), batches(1000)
+    rates = [0.1] * 500 + [0.01] * 500
+    losses = FusedSGD(one, decay, decay_all).run(contexts, targets, rates)
+    expected = autograd_steps(other, contexts, targets, rates, decay, decay_all)
+    assert_close(one, other, 1e-9)
+    assert losses.tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_an_uneven_last_batch() -> None:
+    one, other, (contexts, targets) = network(), network(), batches(2, batch_size=5)
+    FusedSGD(one).run(contexts, targets, [0.1, 0.1])
+    autograd_steps(other, contexts, targets, [0.1, 0.1], 0.0, False)
+    assert_close(one, other, 1e-12)
+
+
+def test_how_many_steps_a_call_runs_changes_no_bit() -> None:
+    one, other, (contexts, targets) = network().float(), network().float(), batches(7)
+    together = FusedSGD(one).run(contexts, targets, [0.1] * 7)
+    stepwise = [FusedSGD(other).run(contexts[k : k + 1], targets[k : k + 1], [0.1]) for k in range(7)]
+    assert torch.equal(together, torch.cat(stepwise))
+    assert_close(one, other, 0.0)
+
+
+CLASSIC = ["--model.optimizer=sgd", "--model.learning_rate=0.1", "--model.dropout=0", "--trainer.precision=64-true"]
+NOTE = "fused SGD step"
+
+
+def weights(run_dir: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def test_a_run_can_be_stopped_fused_and_go_on_unfused_and_the_other_way_round(
+    corpus_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from mlp_lm.cli import main
+
+    schedule = ["--model.lr_schedule=step", "--model.lr_decay_steps=20", "--model.lr_warmup_steps=0"]
+    whole = fit(corpus_file, tmp_path / "whole", *CLASSIC, *schedule, "--model.fused=false", "--trainer.max_steps=20")
+    assert NOTE not in capfd.readouterr().err
+    for first, second in (("true", "false"), ("false", "true")):
+        run = tmp_path / first
+        fit(corpus_file, run, *CLASSIC, *schedule, f"--model.fused={first}", "--trainer.max_steps=10")
+        last = str(run / "checkpoints" / "last.ckpt")
+        flags = ["--trainer.max_steps=20", "--trainer.val_check_interval=5", "--trainer.precision=64-true"]
+        assert main(["fit", "--ckpt_path", last, f"--model.fused={second}", *flags]) == 0
+        assert capfd.readouterr().err.count(NOTE) == 1
+        for name, expected in weights(whole).items():
+            assert (weights(run)[name] - expected).abs().max() < 1e-9, name
+
+
+@pytest.mark.parametrize(
+    "flag", ["--model.momentum=0.5", "--model.dropout=0.1", "--model.num_layers=2", "--model.optimizer=adamw"]
+)
+def test_the_fused_step_is_taken_only_where_it_applies(
+    corpus_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], flag: str
+) -> None:
+    fit(corpus_file, tmp_path / "run", *CLASSIC, flag)
+    assert capfd.readouterr().err == ""
+    fit(corpus_file, tmp_path / "fused", *CLASSIC)
+    assert capfd.readouterr().err.startswith(NOTE)
