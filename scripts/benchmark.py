@@ -1,0 +1,337 @@
+"""The lecture's recipe through `fit` against the lecture's own loop and against plain Lightning.
+
+    python scripts/benchmark.py --path names.txt [--repeats 5] [--json benchmark.json]
+
+Everything runs in processes of its own, in turn, on the lecture split of names.txt, on the CPU:
+
+    lecture      the loop that the lecture describes, in plain PyTorch: draw 32 indices, index the tensors,
+                 cross-entropy, backward, SGD by hand, note every loss
+    lightning    what a user would first write: DataLoader over a TensorDataset, automatic optimization, self.log,
+                 StepLR, the default bar, logger and checkpoints
+    ours         `fit --config configs/lecture.yaml`: validation, checkpoints, TensorBoard, as shipped
+    ours …       the same with the fused step off, or with K = 1
+
+Rivals run with the number of threads that is best for them in a trial; ours chooses for itself. Times of a loop are
+from its first step to its last, those of ours from the call of Trainer.fit to its return; whole processes are timed
+from outside. Time to quality: dev loss at 40 equal intervals of each run; the lecture's loop's first time within
+0.005 of its final dev loss against the first time of `lecture_fast.yaml` at or below that loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+Result = dict[str, Any]  # seconds, steps and, where dev was evaluated, curve: [(seconds since the loop began, loss)]
+
+
+# -- the rivals; each runs in a process of its own ------------------------------------------------------------------
+
+
+def lecture(path: str, steps: int, evaluations: int) -> Result:
+    """The lecture's loop, with its hyperparameters and its initialisation."""
+    import random
+
+    import torch
+    import torch.nn.functional as F
+
+    words = Path(path).read_text().splitlines()
+    stoi = {c: i + 1 for i, c in enumerate(sorted(set("".join(words))))}
+    random.seed(42)
+    random.shuffle(words)
+
+    def dataset(part: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, targets = [], []
+        for word in part:
+            context = [0, 0, 0]
+            for i in [*(stoi[c] for c in word), 0]:
+                rows.append(context)
+                targets.append(i)
+                context = [*context[1:], i]
+        return torch.tensor(rows), torch.tensor(targets)
+
+    train_x, train_y = dataset(words[: int(0.8 * len(words))])
+    dev_x, dev_y = dataset(words[int(0.8 * len(words)) : int(0.9 * len(words))])
+    generator = torch.Generator().manual_seed(2147483647)
+    shapes: list[tuple[int, ...]] = [(27, 10), (30, 200), (200,), (200, 27), (27,)]
+    parameters = [torch.randn(shape, generator=generator) for shape in shapes]
+    table, w1, b1, w2, b2 = parameters
+    for p in parameters:
+        p.requires_grad = True
+
+    def logits_of(x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(table[x].view(-1, 30) @ w1 + b1) @ w2 + b2
+
+    losses, curve = [], []
+    interval = steps // evaluations if evaluations else 0
+    start = time.perf_counter()
+    for i in range(steps):
+        ix = torch.randint(0, train_x.shape[0], (32,))
+        loss = F.cross_entropy(logits_of(train_x[ix]), train_y[ix])
+        for p in parameters:
+            p.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        rate = 0.1 if i < steps / 2 else 0.01
+        for p in parameters:
+            assert p.grad is not None
+            p.data += -rate * p.grad
+        losses.append(loss.log10().item())
+        if interval and (i + 1) % interval == 0:
+            with torch.no_grad():
+                curve.append((time.perf_counter() - start, F.cross_entropy(logits_of(dev_x), dev_y).item()))
+    return {"seconds": time.perf_counter() - start, "steps": steps, "curve": curve}
+
+
+def lightning(path: str, steps: int, evaluations: int) -> Result:
+    """Plain Lightning around the lecture's network."""
+    import lightning.pytorch as pl
+    import torch
+    from torch import Tensor, nn
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from mlp_lm.text.corpus import load_corpus
+    from mlp_lm.text.windows import Windows
+
+    corpus = load_corpus(path, None, unique=False, split_seed=42, max_item_length=10_000)
+    train, dev = (TensorDataset(*Windows(ids, 3)[:]) for ids in (corpus.train, corpus.dev))
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = nn.Embedding(27, 10), nn.Flatten(), nn.Linear(30, 200), nn.Tanh(), nn.Linear(200, 27)
+            self.network = nn.Sequential(*layers)
+
+        def training_step(self, batch: list[Tensor]) -> Tensor:
+            loss = nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+            self.log("train_loss", loss, prog_bar=True)
+            return loss
+
+        def validation_step(self, batch: list[Tensor]) -> None:
+            self.log("dev_loss", nn.functional.cross_entropy(self.network(batch[0]), batch[1]), prog_bar=True)
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            scheduler = torch.optim.lr_scheduler.StepLR(optimizer, steps // 2, 0.1)
+            return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    class Clock(pl.Callback):
+        def on_train_start(self, *_: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_train_end(self, *_: Any) -> None:
+            self.seconds = time.perf_counter() - self.start
+
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(max_steps=steps, accelerator="cpu", callbacks=[clock], default_root_dir=folder)
+        trainer.fit(Module(), DataLoader(train, 32, shuffle=True), DataLoader(dev, 1024))
+    return {"seconds": clock.seconds, "steps": steps, "curve": []}
+
+
+def ours(path: str, steps: int, evaluations: int, flags: tuple[str, ...] = (), config: str = "lecture") -> Result:
+    """`fit` as a user calls it; only Trainer.fit is timed."""
+    from mlp_lm.cli import main
+    from mlp_lm.training.trainer import Trainer
+
+    clock = {}
+    fit = Trainer.fit
+
+    def timed_fit(self: Trainer, *args: Any, **kwargs: Any) -> None:
+        clock["wall"], start = time.time(), time.perf_counter()
+        fit(self, *args, **kwargs)
+        clock["seconds"] = time.perf_counter() - start
+
+    Trainer.fit = timed_fit  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        run = ["fit", "--config", str(ROOT / "configs" / f"{config}.yaml"), "--data.path", path, "--run_dir", folder]
+        extra = [f"--trainer.max_steps={steps}", "--trainer.accelerator=cpu", *flags]
+        if evaluations:
+            extra.append(f"--trainer.val_check_interval={steps // evaluations}")
+        if main([*run, *extra]) != 0:
+            raise SystemExit("fit failed")
+        curve = _dev_curve(folder, clock["wall"]) if evaluations else []
+    return {"seconds": clock["seconds"], "steps": steps, "curve": curve}
+
+
+def _dev_curve(run_dir: str, start: float) -> list[tuple[float, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+    events = EventAccumulator(run_dir)
+    events.Reload()
+    return [(event.wall_time - start, event.value) for event in events.Scalars("dev/loss")]
+
+
+RIVALS: dict[str, Callable[[str, int, int], Result]] = {
+    "lecture": lecture,
+    "lightning": lightning,
+    "ours": ours,
+    "ours, fused off": lambda path, steps, n: ours(path, steps, n, ("--model.fused=false",)),
+    "ours, K = 1": lambda path, steps, n: ours(path, steps, n, ("--data.steps_per_execution=1",)),
+    "ours, K = 1, fused off": lambda path, steps, n: ours(
+        path, steps, n, ("--data.steps_per_execution=1", "--model.fused=false")
+    ),
+    "lecture_fast": lambda path, steps, n: ours(path, steps, n, config="lecture_fast"),
+}
+
+
+def run_alone(rival: str, path: str, steps: int, evaluations: int, threads: int) -> None:
+    """Run one rival in this process and print its result as JSON, after a marker."""
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    result = RIVALS[rival](path, steps, evaluations)
+    result["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print("\nRESULT" + json.dumps(result))
+
+
+# -- the driver ----------------------------------------------------------------------------------------------------
+
+
+def start(rival: str, path: str, steps: int, evaluations: int = 0, threads: int = 0) -> Result:
+    """Run one rival in a new process; adds `process`, its seconds from outside."""
+    command = [sys.executable, __file__, "--path", path, "--rival", rival, "--steps", str(steps)]
+    command += ["--evaluations", str(evaluations), "--threads", str(threads)]
+    begin = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True)
+    elapsed = time.perf_counter() - begin
+    if done.returncode != 0:
+        raise SystemExit(f"{rival} failed:\n{done.stderr[-3000:]}")
+    result: Result = json.loads(done.stdout.split("RESULT")[-1])
+    return {**result, "process": elapsed}
+
+
+def best_threads(rival: str, path: str, steps: int) -> int:
+    """The number of threads, one or all cores, with which a rival's loop is faster in a trial."""
+    choices = sorted({1, os.cpu_count() or 1})
+    return min(choices, key=lambda threads: start(rival, path, steps, threads=threads)["seconds"])
+
+
+def alternate(rivals: dict[str, dict[str, int]], path: str, repeats: int, **common: int) -> dict[str, list[Result]]:
+    """Run all rivals in turn, `repeats` times."""
+    results: dict[str, list[Result]] = {name: [] for name in rivals}
+    for repeat in range(repeats):
+        for name, options in rivals.items():
+            results[name].append(start(name, path, **{**common, **options}))
+            print(f"  {repeat + 1}/{repeats} {name}: {results[name][-1]['seconds']:.2f} s", file=sys.stderr)
+    return results
+
+
+def median(results: list[Result], key: str) -> float:
+    return statistics.median(float(result[key]) for result in results)
+
+
+def time_to_quality(curve: list[tuple[float, float]], target: float) -> float:
+    """Seconds of the loop until dev loss is first at or below `target`."""
+    return next((seconds for seconds, loss in curve if loss <= target), float("inf"))
+
+
+def benchmark(path: str, repeats: int, loop_steps: int, lightning_steps: int) -> Result:
+    """All measurements; the parts that the README's table is made of."""
+    threads = {name: {"threads": best_threads(name, path, 3000)} for name in ("lecture", "lightning")}
+    report: Result = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "threads": {name: options["threads"] for name, options in threads.items()},
+        "repeats": repeats,
+    }
+    variants = {name: {} for name in RIVALS if name.startswith("ours")}
+    rivals = {
+        "lecture": threads["lecture"],
+        "lightning": {**threads["lightning"], "steps": lightning_steps},
+        **variants,
+    }
+    loops = alternate(rivals, path, repeats, steps=loop_steps)
+    report["loop"] = {
+        name: {
+            "µs_per_step": median(results, "seconds") / results[0]["steps"] * 1e6,
+            "peak_mib": median(results, "peak_mib"),
+        }
+        for name, results in loops.items()
+    }
+    whole = alternate({"lecture": threads["lecture"], "ours": {}}, path, repeats, steps=200_000)
+    report["whole"] = {name: {"process_s": median(results, "process")} for name, results in whole.items()}
+    for name, results in whole.items():
+        report["whole"][name]["loop_s"] = median(results, "seconds")
+    racers = {"lecture": {**threads["lecture"], "steps": 200_000}, "lecture_fast": {"steps": 3000}}
+    race = alternate(racers, path, repeats, evaluations=40)
+    pairs: dict[str, list[Result]] = {name: [] for name in race}
+    for theirs, fast in zip(race["lecture"], race["lecture_fast"], strict=True):
+        target = theirs["curve"][-1][1] + 0.005
+        for name, result in (("lecture", theirs), ("lecture_fast", fast)):
+            loop = time_to_quality(result["curve"], target)
+            # What the process does before and after its loop belongs to the whole.
+            pairs[name].append(
+                {"loop": loop, "process": loop + result["process"] - result["seconds"], "target": target}
+            )
+    report["quality"] = {
+        name: {key: median(results, key) for key in ("loop", "process", "target")} for name, results in pairs.items()
+    }
+    per_step = {name: values["µs_per_step"] for name, values in report["loop"].items()}
+    quality = report["quality"]
+    report["ratios"] = {
+        "ours ÷ lecture's loop, loop": per_step["ours"] / per_step["lecture"],
+        "ours ÷ lecture's loop, loop of 200,000 steps": report["whole"]["ours"]["loop_s"]
+        / report["whole"]["lecture"]["loop_s"],
+        "ours ÷ lecture's loop, whole process at 200,000 steps": report["whole"]["ours"]["process_s"]
+        / report["whole"]["lecture"]["process_s"],
+        "ours ÷ plain Lightning, loop": per_step["ours"] / per_step["lightning"],
+        "lecture_fast ÷ lecture's loop, time to quality, whole process": quality["lecture_fast"]["process"]
+        / quality["lecture"]["process"],
+        "lecture_fast ÷ lecture's loop, time to quality, loop": quality["lecture_fast"]["loop"]
+        / quality["lecture"]["loop"],
+    }
+    return report
+
+
+def render(report: Result) -> str:
+    """The report as Markdown tables."""
+    lines = [f"{report['machine']}; medians of {report['repeats']}; threads of the rivals {report['threads']}", ""]
+    lines += ["| loop, batch 32 | µs a step | peak MiB |", "|---|---|---|"]
+    lines += [f"| {n} | {v['µs_per_step']:.0f} | {v['peak_mib']:.0f} |" for n, v in report["loop"].items()]
+    lines += ["", "| 200,000 steps | loop, s | whole process, s |", "|---|---|---|"]
+    lines += [f"| {n} | {v['loop_s']:.1f} | {v['process_s']:.1f} |" for n, v in report["whole"].items()]
+    target = report["quality"]["lecture"]["target"]
+    lines += ["", f"| to dev {target:.3f} | loop, s | whole process, s |", "|---|---|---|"]
+    lines += [f"| {n} | {v['loop']:.1f} | {v['process']:.1f} |" for n, v in report["quality"].items()]
+    lines += ["", "| ratio | |", "|---|---|"]
+    lines += [f"| {name} | {value:.2f} |" for name, value in report["ratios"].items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", required=True, help="names.txt of the lecture")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--loop_steps", type=int, default=20_000, help="steps of the loops that are compared")
+    parser.add_argument(
+        "--lightning_steps", type=int, default=5_000, help="the same for plain Lightning, which is slow"
+    )
+    parser.add_argument("--json", help="file for all figures")
+    parser.add_argument("--rival", choices=RIVALS, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--evaluations", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.rival:
+        run_alone(args.rival, args.path, args.steps, args.evaluations, args.threads)
+        return
+    report = benchmark(args.path, args.repeats, args.loop_steps, args.lightning_steps)
+    print(render(report))
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
