@@ -7,9 +7,12 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable
+from itertools import islice, pairwise
+from pathlib import Path
 from typing import Any, NoReturn
 
 import docstring_parser
+import yaml
 from jsonargparse import ArgumentParser
 
 from mlp_lm.errors import SettingsError
@@ -31,7 +34,8 @@ class OneLineErrors(ArgumentParser):
         close = difflib.get_close_matches(name, _options(self), n=1) or [
             by_last_part[part] for part in difflib.get_close_matches(name.split(".")[-1], by_last_part, n=1)
         ]
-        return f"; did you mean {close[0]}?" if close and close[0] != name else ""
+        dashes = "--" if "unrecognized" in message else ""
+        return f"; did you mean {dashes}{close[0]}?" if close and close[0] != name else ""
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:
@@ -74,6 +78,41 @@ def parse_call(function: Callable[..., None], command: str, args: list[str]) -> 
         parser.add_argument(f"--{name}", action="store_true", help=described.get(name))
     parser.add_function_arguments(function, as_positional=True, skip={*switches})
     return parser.parse_args(args).as_dict()
+
+
+def check_config_file(path: str) -> None:
+    """Raise SettingsError where a config file is missing, no text, no YAML, or not a mapping of sections."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}); expected a config in YAML") from error
+    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
+        raise SettingsError(f"{path}: not a text file; expected a config in YAML") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise SettingsError(f"{path}{line}: not YAML ({getattr(error, 'problem', None) or error})") from error
+    if content is not None and not isinstance(content, dict):
+        raise SettingsError(f"{path}: not a config; expected sections such as data:, model: and trainer:")
+
+
+def flag_values(args: list[str], *flags: str) -> list[str]:
+    """The values that a command line gives to a flag, before any parser has seen it."""
+    values = [value for flag, value in pairwise(args) if flag in flags]
+    return values + [arg.partition("=")[2] for arg in args if arg.startswith(tuple(f"{flag}=" for flag in flags))]
+
+
+def configs_first(args: list[str]) -> list[str]:
+    """`args` with its `--config FILE` in front, so that the other flags win wherever they stand."""
+    configs: list[str] = []
+    others: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        if arg in ("--config", "-c"):
+            configs += [arg, *islice(rest, 1)]
+        else:
+            (configs if arg.startswith("--config=") else others).append(arg)
+    return configs + others
 
 
 def with_underscores(arg: str) -> str:

@@ -136,13 +136,13 @@ def _momentum_goes_with_sgd(settings: Settings) -> str | None:
     return None
 
 
-def _warmup_ends_before_decay(settings: Settings) -> str | None:
-    warmup = settings.get("model.lr_warmup_steps", 0)
-    horizon = settings.get("model.lr_decay_steps") or settings.get("trainer.max_steps")
-    if isinstance(warmup, int) and isinstance(horizon, int) and warmup > horizon:
+def _training_ends_with_the_cosine(settings: Settings) -> str | None:
+    horizon, max_steps = settings.get("model.lr_decay_steps"), settings.get("trainer.max_steps")
+    ends_at_zero = settings.get("model.lr_schedule") == "cosine" and settings.get("model.lr_end_factor") == 0
+    if ends_at_zero and isinstance(horizon, int) and isinstance(max_steps, int) and max_steps > horizon:
         return (
-            f"model.lr_warmup_steps: found {warmup:,}, expected at most {horizon:,} "
-            "(model.lr_decay_steps, or trainer.max_steps where it is not set)"
+            f"trainer.max_steps: found {max_steps:,}, but the learning rate is 0 from step {horizon:,} on "
+            "(model.lr_decay_steps), so raise that too"
         )
     return None
 
@@ -157,6 +157,6 @@ def _prompt_is_shorter_than_items(settings: Settings) -> str | None:
 CROSS_CHECKS: tuple[Callable[[Settings], str | None], ...] = (
     _split_paths_go_together,
     _momentum_goes_with_sgd,
-    _warmup_ends_before_decay,
+    _training_ends_with_the_cosine,
     _prompt_is_shorter_than_items,
 )

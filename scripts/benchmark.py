@@ -153,7 +153,7 @@ def ours(path: str, steps: int, evaluations: int, flags: tuple[str, ...] = (), c
         fit(self, *args, **kwargs)
         clock["seconds"] = time.perf_counter() - start
 
-    Trainer.fit = timed_fit  # type: ignore[method-assign]
+    Trainer.fit = timed_fit  # type: ignore[method-assign,assignment]
     with tempfile.TemporaryDirectory() as folder:
         run = ["fit", "--config", str(ROOT / "configs" / f"{config}.yaml"), "--data.path", path, "--run_dir", folder]
         extra = [f"--trainer.max_steps={steps}", "--trainer.accelerator=cpu", *flags]
@@ -246,12 +246,8 @@ def benchmark(path: str, repeats: int, loop_steps: int, lightning_steps: int) ->
         "threads": {name: options["threads"] for name, options in threads.items()},
         "repeats": repeats,
     }
-    variants = {name: {} for name in RIVALS if name.startswith("ours")}
-    rivals = {
-        "lecture": threads["lecture"],
-        "lightning": {**threads["lightning"], "steps": lightning_steps},
-        **variants,
-    }
+    rivals = {"lecture": threads["lecture"], "lightning": {**threads["lightning"], "steps": lightning_steps}}
+    rivals |= {name: {} for name in RIVALS if name.startswith("ours")}
     loops = alternate(rivals, path, repeats, steps=loop_steps)
     report["loop"] = {
         name: {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change lands: ruff, mypy --strict and all tests, in an environment of its own.
+# Everything that must hold before a change lands: ruff, mypy --strict and all tests, in .venv.
 #   bash scripts/test.sh            all tests
 #   bash scripts/test.sh -m "not slow"   the fast ones; further arguments go to pytest
 set -euo pipefail
@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
 . .venv/bin/activate
+echo "installing into .venv ..."
 python -m pip install --quiet --disable-pip-version-check -e ".[test,plot]"
 ruff format --check .
 ruff check .

@@ -163,8 +163,8 @@ def test_a_folder_as_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--model.hiden_dim=3"], ["did you mean model.hidden_dim?"]),
-        (["--hidden-dim=3"], ["did you mean model.hidden_dim?"]),
+        (["--model.hiden_dim=3"], ["did you mean --model.hidden_dim?"]),
+        (["--hidden-dim=3"], ["did you mean --model.hidden_dim?"]),
         (["--model.hidden_dim=many"], ["model.hidden_dim: found 'many', expected int"]),
         (["--model.optimizer=adam"], ["model.optimizer: found 'adam', expected sgd or adamw"]),
         (
@@ -173,7 +173,7 @@ def test_a_folder_as_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         ),
         (["--model.momentum=0.9"], ["model.momentum", "model.optimizer sgd"]),
         (["--data.train_path=x"], ["data.dev_path, data.test_path: missing"]),
-        (["--model.lr_warmup_steps=5"], ["model.lr_warmup_steps: found 5, expected at most 4"]),
+        (["--model.lr_decay_steps=3"], ["trainer.max_steps: found 4, but the learning rate is 0 from step 3 on"]),
         (["--trainer.accelerator=cuda"], ["not available"]),
         (["--trainer.devices=0"], ["devices"]),
         (["--config=none.yaml"], ["none.yaml"]),
@@ -194,8 +194,8 @@ def test_a_bad_setting(
     [
         ("model:\n  hiden_dim: 3\n", "'model.hiden_dim'; did you mean model.hidden_dim? (in bad.yaml)"),
         ("modell:\n  hidden_dim: 3\n", "did you mean model.hidden_dim? (in bad.yaml)"),
-        ("model: [", "(in bad.yaml)"),
-        ("just words", "(in bad.yaml)"),
+        ("model:\n  - [", "bad.yaml:2: not YAML"),
+        ("just words", "bad.yaml: not a config"),
     ],
 )
 def test_a_bad_config(
@@ -257,6 +257,25 @@ def test_a_checkpoint_of_other_data_or_another_network(
     assert "the data lacks 'a'" in validate(f"--data.path={tmp_path / 'other.txt'}")
 
 
+def test_a_continued_run(best: Path, run_dir: Path, capsys: Capture) -> None:
+    def resume(*flags: str) -> str:
+        return error_of(["fit", "--ckpt_path", str(run_dir / "checkpoints" / "last.ckpt"), *flags], capsys)
+
+    assert "run_dir: a continued run stays in its own folder" in resume("--run_dir=elsewhere")
+    assert "max_steps: found 11, but" in resume("--trainer.max_steps=11") and not Path("elsewhere").exists()
+    assert "the learning rate is 0 from step 12 on" in resume("--trainer.max_steps=20")
+
+
+def test_flags_win_over_a_config_wherever_it_stands(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text("trainer:\n  max_steps: 9\nmodel:\n  hidden_dim: 9\n")
+    flags = [*SMALL, f"--data.path={corpus_file}", "--trainer.max_steps=4", "--run_dir=run", "--report_test=false"]
+    assert main(["fit", *flags, "--config", "c.yaml"]) == 0
+    assert "4 steps" in capsys.readouterr().out
+
+
 def test_evaluation_without_a_checkpoint(capsys: Capture) -> None:
     assert "--ckpt_path: missing" in error_of(["validate"], capsys)
 
@@ -266,7 +285,7 @@ def test_evaluation_without_a_checkpoint(capsys: Capture) -> None:
     [
         (["fti"], "did you mean fit?"),
         (["sample"], "file"),
-        (["sample", "FILE", "--nun=3"], "did you mean num?"),
+        (["sample", "FILE", "--nun=3"], "did you mean --num?"),
         (["sample", "FILE", "--num=0", "--top_p=2", "--temperature=-1"], "num: found 0"),
         (["sample", "FILE", "--prompt=Zoë"], "unknown tokens 'Z', 'ë'; the model knows a b c d e"),
         (["sample", "FILE", "--prompt=anna", "--max_length=3"], "max_length: found 3"),

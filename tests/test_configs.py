@@ -20,7 +20,7 @@ from mlp_lm.training.trainer import Trainer
 from tests.conftest import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-SHORT = ["--trainer.max_steps=3", "--model.lr_warmup_steps=0"]
+SHORT = ["--trainer.max_steps=3", "--model.lr_decay_steps=3"]
 
 
 @pytest.fixture

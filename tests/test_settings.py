@@ -107,11 +107,20 @@ def test_settings_without_a_range_are_left_alone() -> None:
 
 # -- cross-checks ------------------------------------------------------------------------------------------------
 
+BEYOND_THE_COSINE: dict[str, object] = {
+    "model.lr_schedule": "cosine",
+    "model.lr_end_factor": 0.0,
+    "model.lr_decay_steps": 10,
+    "trainer.max_steps": 11,
+}
 CROSSED: list[tuple[dict[str, object], str]] = [
     ({"data.train_path": "a", "data.dev_path": None}, "data.dev_path, data.test_path: missing"),
     ({"data.train_path": "a", "data.dev_path": "b"}, "data.test_path: missing, expected all of data.train_path, "),
     ({"model.momentum": 0.9, "model.optimizer": "adamw"}, "model.momentum: found 0.9"),
-    ({"model.lr_warmup_steps": 11, "model.lr_decay_steps": 10}, "model.lr_warmup_steps: found 11, expected at most 10"),
+    (
+        BEYOND_THE_COSINE,
+        "trainer.max_steps: found 11, but the learning rate is 0 from step 10 on",
+    ),
     ({"prompt_length": 4, "max_length": 3}, "max_length: found 3, expected at least the 4 tokens"),
 ]
 
@@ -128,19 +137,15 @@ def test_settings_at_odds_with_each_other(settings: dict[str, object], problem: 
         {"data.train_path": None, "data.dev_path": None, "data.test_path": None},
         {"model.momentum": 0.9, "model.optimizer": "sgd"},
         {"model.momentum": 0.0, "model.optimizer": "adamw"},
-        {"model.lr_warmup_steps": 10, "model.lr_decay_steps": 10},
-        {"model.lr_warmup_steps": 200},
+        BEYOND_THE_COSINE | {"model.lr_decay_steps": 11},
+        BEYOND_THE_COSINE | {"model.lr_decay_steps": None},
+        BEYOND_THE_COSINE | {"model.lr_end_factor": 0.1},
+        BEYOND_THE_COSINE | {"model.lr_schedule": "step"},
         {"prompt_length": 3, "max_length": 3},
     ],
 )
 def test_settings_that_go_together(settings: dict[str, object]) -> None:
     check(settings)
-
-
-def test_without_a_horizon_of_its_own_warm_up_is_measured_against_all_steps() -> None:
-    settings: dict[str, object] = {"model.lr_warmup_steps": 11, "model.lr_decay_steps": None, "trainer.max_steps": 10}
-    assert len(problems(settings)) == 1
-    check(settings | {"model.lr_decay_steps": 20})
 
 
 # -- reports -----------------------------------------------------------------------------------------------------

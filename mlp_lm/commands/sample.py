@@ -52,7 +52,7 @@ def sample(
     sys.stdout.flush()
     print(_summary(samples, known=model.known_items is not None), file=sys.stderr)
     if len(samples) < num:
-        print(f"no more than {len(samples):,} of {num:,} new items found in {TRIES} tries for each", file=sys.stderr)
+        print(f"found {len(samples):,} of {num:,} new items in {TRIES} tries for each", file=sys.stderr)
 
 
 def _summary(samples: list[Sample], known: bool) -> str:

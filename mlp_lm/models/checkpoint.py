@@ -5,6 +5,7 @@ A `.ckpt` is a Lightning checkpoint. Beside Lightning's own entries (`state_dict
 
     mlp_lm           format_version  int, FORMAT_VERSION
                      model           settings of the model: plain scalars and strings
+                     trainer         max_steps, val_check_interval, log_every_n_steps, precision
                      random_state    uint8 tensor, torch's
     TextDataModule   settings        settings of the data: plain scalars and strings
                      vocab           list of V strings, the boundary "" first
@@ -90,15 +91,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(content)
 
 
-def settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings that a checkpoint was trained with, as in a config: `data.path`, `model.hidden_dim`, …
-
-    Raises CheckpointError as `read` does.
-    """
-    content = read(path)
+def settings(content: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a checkpoint was trained with, as in a config: `data.path`, `model.hidden_dim`, …"""
+    trainer = {f"trainer.{name}": value for name, value in content[KEY].get("trainer", {}).items()}
     data = {f"data.{name}": value for name, value in content[DATA_KEY]["settings"].items()}
     model = {f"model.{name}": value for name, value in content[KEY]["model"].items()}
-    return data | {k: v for k, v in model.items() if k not in ("model.vocab_size", "model.context_size")}  # follow data
+    linked = ("model.vocab_size", "model.context_size")  # they follow from the data
+    return trainer | data | {name: value for name, value in model.items() if name not in linked}
 
 
 def load(path: str | os.PathLike[str]) -> LanguageModel:

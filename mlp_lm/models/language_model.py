@@ -43,7 +43,7 @@ class Score:
         return -self.log_prob / self.tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LanguageModel:
     """What samples and scores, whether the probabilities come from a network or from counts."""
 
@@ -52,6 +52,9 @@ class LanguageModel:
     log_probs: Callable[[Tensor], Tensor]  # contexts (B, T) int64 to log-probabilities (B, V)
     longest_item: int  # tokens of the longest item of train
     known_items: KnownItems | None = None  # None where there were too many to keep
+
+    def __repr__(self) -> str:
+        return f"LanguageModel({len(self.vocab)} tokens, context size {self.context_size})"
 
     def sample(
         self,
@@ -65,7 +68,23 @@ class LanguageModel:
         max_length: int | None = None,
         only_new: bool = False,
     ) -> list[str]:
-        """Generate `num` items; the arguments are those of `generate`."""
+        """Generate `num` items.
+
+        Args:
+            num: How many.
+            prompt: What every item starts with.
+            temperature: Below 1 more probable items, above 1 more surprising ones, 0 always the most probable.
+            top_k: Draw each token from the k most probable ones only.
+            top_p: Draw each token from the fewest most probable ones whose probabilities sum to at least p.
+            seed: The same seed gives the same items; without it, chance decides.
+            max_length: Cut an item after so many tokens; by default twice the longest item of train.
+            only_new: Keep only items of none of the three splits. Fewer than `num` come back where a hundred
+                tries for each do not find them.
+
+        Raises:
+            SettingsError: A setting out of its range.
+            DataError: A prompt with unknown tokens, or `only_new` where the items of the corpus are not known.
+        """
         samples = self.generate(
             num,
             prompt=prompt,
@@ -90,23 +109,7 @@ class LanguageModel:
         max_length: int | None = None,
         only_new: bool = False,
     ) -> list[Sample]:
-        """Generate `num` items and say of each where it stands.
-
-        Args:
-            num: How many.
-            prompt: What every item starts with.
-            temperature: Below 1 more probable items, above 1 more surprising ones, 0 always the most probable.
-            top_k: Draw each token from the k most probable ones only.
-            top_p: Draw each token from the fewest most probable ones whose probabilities sum to at least p.
-            seed: The same seed gives the same items; without it, chance decides.
-            max_length: Cut an item after so many tokens; by default twice the longest item of train.
-            only_new: Keep only items of none of the three splits. Fewer than `num` come back where a hundred
-                tries for each do not find them.
-
-        Raises:
-            SettingsError: A setting out of its range.
-            DataError: A prompt with unknown tokens, or `only_new` where the items of the corpus are not known.
-        """
+        """`sample` with what is known of each item; the arguments are the same."""
         max_length = 2 * self.longest_item if max_length is None else max_length
         prompt_ids = self.vocab.encode(tokenize(prompt))
         check(
@@ -152,6 +155,8 @@ class LanguageModel:
 
         Raises DataError that lists the items with unknown tokens, by their place in `items`.
         """
+        if isinstance(items, str):
+            raise TypeError(f"items: expected a list of strings, found the string {items!r}")
         items = [detokenize(tokenize(item.strip())) for item in items]
         problems = [
             f"item {i} {item!r} has unknown {', '.join(map(repr, unknown))}"

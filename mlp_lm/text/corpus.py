@@ -118,7 +118,8 @@ def read_text(path: Path) -> str:
         data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
         raise DataError(
-            f"{path}: no such file; expected a text file with one item a line, or one of: {', '.join(DATASETS)}"
+            f"{path}: no such file; expected a text file with one item a line (--data.path FILE), "
+            f"or one of: {', '.join(DATASETS)}"
         ) from None
     except IsADirectoryError:
         raise DataError(f"{path}: a folder; expected a text file with one item a line") from None

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import re
 import time
-from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +14,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from mlp_lm.cli import COMMANDS
 from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.models import checkpoint
-from mlp_lm.models.metrics import token_nll
-from mlp_lm.parsing import OneLineErrors
+from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
 from mlp_lm.settings import check, check_unchanged
+from mlp_lm.text.corpus import SPLITS
 from mlp_lm.training import runs
 from mlp_lm.training.callbacks import Checkpoints
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
+from mlp_lm.training.predictions import write_predictions
 from mlp_lm.training.quiet import silence
 from mlp_lm.training.report import build_report, render
 from mlp_lm.training.trainer import Trainer
@@ -58,10 +55,11 @@ class CLI(LightningCLI):
     def __init__(self, args: list[str]) -> None:
         """Parse `args`, the command's name first, and run it."""
         self.command = args[0]
-        paths = _flag_values(args, "--ckpt_path")
+        paths = flag_values(args, "--ckpt_path")
         self.checkpoint = paths[-1] if paths else None
         if self.checkpoint is None and self.command != "fit" and not {"-h", "--help"} & {*args}:
             raise CheckpointError(f"--ckpt_path: missing; {self.command} needs the checkpoint of a trained model")
+        self.content = checkpoint.read(self.checkpoint) if self.checkpoint is not None else None
         super().__init__(
             MLPModule,
             TextDataModule,
@@ -87,9 +85,7 @@ class CLI(LightningCLI):
         parser.link_arguments("data.context_size", "model.context_size")
         parser.link_arguments("data.vocab_size", "model.vocab_size", apply_on="instantiate")
         does = "Continue the run of this checkpoint" if self.command == "fit" else "Checkpoint of the trained model"
-        parser.add_argument(
-            "--ckpt_path", type=str | None, help=f"{does}; its data and model settings are the defaults"
-        )
+        parser.add_argument("--ckpt_path", type=str | None, help=f"{does}; its settings are the defaults")
         if self.command == "fit":
             parser.add_argument(
                 "--run_dir", type=str | None, help="Folder of the run (default: runs/<config name>/version_N)"
@@ -97,17 +93,18 @@ class CLI(LightningCLI):
             parser.add_argument(
                 "--report_test", type=bool, default=True, help="Report the test loss too; false leaves test unread"
             )
-        if self.checkpoint is not None:
-            self.checkpoint_settings = checkpoint.settings(self.checkpoint)
-            parser.set_defaults(self.checkpoint_settings)
+        if self.content is not None:
+            parser.set_defaults(checkpoint.settings(self.content))
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then check all settings at once, before anything is seeded or read."""
+        configs = flag_values(args, "--config", "-c")
+        for path in configs:
+            check_config_file(path)
         try:
             self.config = parser.parse_args(args)
         except SettingsError as error:
-            configs = _flag_values(args, "--config", "-c")
-            blame = f" (in {', '.join(configs)})" if configs and re.search("config|option", str(error)) else ""
+            blame = f" (in {', '.join(configs)})" if configs and "does not accept option" in str(error) else ""
             raise SettingsError(f"{error}{blame}") from error
         config = self.config[self.command]
         if config["ckpt_path"] != self.checkpoint:
@@ -115,8 +112,20 @@ class CLI(LightningCLI):
         settings = {f"{section}.{k}": v for section in ("data", "model", "trainer") for k, v in config[section].items()}
         del settings["model.context_size"]  # data.context_size says it already
         check({"seed_everything": config["seed_everything"], **settings})
-        if self.checkpoint is not None:
-            check_unchanged(settings, self.checkpoint_settings)
+        if self.content is not None:
+            check_unchanged(settings, checkpoint.settings(self.content))
+        if self.content is not None and self.command == "fit":
+            if config["run_dir"] is not None:
+                raise SettingsError("run_dir: a continued run stays in its own folder; leave out --run_dir")
+            if (step := self.content["global_step"]) > (limit := settings["trainer.max_steps"]):
+                raise SettingsError(
+                    f"trainer.max_steps: found {limit:,}, but the checkpoint is at step {step:,} already"
+                )
+
+    def after_instantiate_classes(self) -> None:
+        """Check that the data is the checkpoint's before Lightning loads weights of perhaps another size."""
+        if self.content is not None:
+            self.datamodule.load_state_dict(self.content[checkpoint.DATA_KEY])
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -126,32 +135,41 @@ class CLI(LightningCLI):
             return runs.run_dir_of(Path(self.checkpoint))
         if config["run_dir"] is not None:
             return runs.chosen_run_dir(Path(config["run_dir"]))
-        return runs.new_run_dir(runs.run_name(Path(str(config["config"][0])) if config["config"] else None))
+        return runs.new_run_dir(runs.run_name(str((config["config"] or [""])[0]), config["data"]["path"]))
 
     def fit(self, **kwargs: Any) -> None:
         """Make the run folder, train, report. The other commands write no run."""
+        config = self.config[self.command]
         self.run_dir = self._run_dir()
         checkpoints = Checkpoints(self.run_dir)
         self.trainer.callbacks.append(checkpoints)  # type: ignore[attr-defined]  # public, but not declared
-        if self.config[self.command]["trainer"]["logger"] is not False:
+        if config["trainer"]["logger"]:
             self.trainer.logger = TensorBoardLogger(self.run_dir, name="", version="", default_hp_metric=False)
+            self.trainer.logger.log_hyperparams({"data": self.datamodule.settings, "model": self.model.settings})
+        print(self._summary(), flush=True)
         start = time.perf_counter()
         self.trainer.fit(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
         seconds = time.perf_counter() - start
-        if not self.trainer.is_global_zero:
-            return
-        config = self.config[self.command]
-        report = build_report(
-            checkpoints.best,
-            self.model,
-            self.datamodule,
-            seconds,
-            self.trainer.global_step,
-            config["report_test"],
-            config["seed_everything"],
-        )
-        runs.write_report(self.run_dir, report)
-        print(render(report, self.run_dir, checkpoints.best))
+        if self.trainer.is_global_zero:
+            report = build_report(
+                checkpoints.best,
+                self.model,
+                self.datamodule,
+                seconds=seconds,
+                first_step=self.content["global_step"] if self.content else 0,
+                steps=self.trainer.global_step,
+                with_test=config["report_test"],
+                seed=config["seed_everything"],
+            )
+            runs.write_report(self.run_dir, report)
+            print(render(report, self.run_dir, checkpoints.best))
+
+    def _summary(self) -> str:
+        corpus = self.datamodule.corpus
+        windows = " / ".join(f"{len(getattr(corpus, split)):,}" for split in SPLITS)
+        data = self.datamodule.settings
+        source = data["path"] if data["train_path"] is None else data["train_path"]
+        return f"{source}: {windows} windows in {' / '.join(SPLITS)}, {len(corpus.vocab)} tokens; run {self.run_dir}"
 
     def validate(self, **kwargs: Any) -> None:
         """Print the dev loss."""
@@ -171,33 +189,16 @@ class CLI(LightningCLI):
         print(f"{split}: {loss:.4f} nats/token, perplexity {perplexity:.3f}, {bits:.4f} bits/token, {tokens:,} tokens")
 
     def predict(self, **kwargs: Any) -> None:
-        """Write a CSV row for each window of dev: context, target, its loss, and the most probable next token."""
+        """Write predictions.csv into the run folder."""
         assert self.checkpoint is not None
         log_probs = self.trainer.predict(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
         path = runs.run_dir_of(Path(self.checkpoint)) / "predictions.csv"
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(["context", "target", "nats", "predicted", "probability"])
-            rows.writerows(self._prediction_rows(log_probs))
+        batches = zip(log_probs or [], self.datamodule.predict_dataloader(), strict=True)
+        write_predictions(path, batches, self.datamodule.corpus.vocab)
         print(f"predictions for {len(self.datamodule.windows('dev')):,} windows of dev: {path}")
-
-    def _prediction_rows(self, log_probs: Any) -> Iterator[list[str]]:
-        show = self.datamodule.corpus.vocab.show
-        for batch, (contexts, targets) in zip(log_probs, self.datamodule.predict_dataloader(), strict=True):
-            best_log_probs, best = batch.max(-1)
-            columns = contexts, targets, token_nll(batch, targets), best, best_log_probs.exp()
-            for context, target, nats, predicted, probability in zip(*(c.tolist() for c in columns), strict=True):
-                shown = "".join(map(show, context))
-                yield [shown, show(target), f"{nats:.4f}", show(predicted), f"{probability:.4f}"]
 
 
 def run(args: list[str]) -> None:
     """Run one of LightningCLI's commands; `args` starts with its name."""
     silence()
-    CLI(args)
-
-
-def _flag_values(args: list[str], *flags: str) -> list[str]:
-    """The values that the command line gives to one flag, before any parser has seen it."""
-    values = [value for flag, value in pairwise(args) if flag in flags]
-    return values + [arg.partition("=")[2] for arg in args if arg.startswith(tuple(f"{flag}=" for flag in flags))]
+    CLI([args[0], *configs_first(args[1:])])

@@ -83,7 +83,7 @@ class MLPModule(LightningModule):
             decay_all: Let weight decay shrink biases and the embedding table too.
             lr_schedule: constant; step: multiplied by lr_end_factor once, at lr_drop_at of the horizon; cosine: falls
                 to lr_end_factor of learning_rate at the horizon.
-            lr_warmup_steps: Steps over which the learning rate grows from 0 at the start.
+            lr_warmup_steps: Steps over which the learning rate grows from 0; at most a tenth of the horizon.
             lr_decay_steps: Horizon of the schedule in steps; null means trainer.max_steps.
             lr_drop_at: Where schedule step drops, as a share of the horizon.
             lr_end_factor: What is left of learning_rate after the drop or at the end of the cosine.
@@ -124,8 +124,16 @@ class MLPModule(LightningModule):
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
-        names = ("learning_rate", "lr_schedule", "lr_warmup_steps", "lr_decay_steps", "lr_drop_at", "lr_end_factor")
-        return learning_rate_at(step, **{name: self.settings[name] for name in names})
+        s = self.settings
+        return learning_rate_at(
+            step,
+            learning_rate=s["learning_rate"],
+            lr_schedule=s["lr_schedule"],
+            lr_warmup_steps=min(s["lr_warmup_steps"], s["lr_decay_steps"] // 10),
+            lr_decay_steps=s["lr_decay_steps"],
+            lr_drop_at=s["lr_drop_at"],
+            lr_end_factor=s["lr_end_factor"],
+        )
 
     def training_step(self, chunk: Batch) -> None:
         """K optimizer steps: contexts (K, B, T), targets (K, B)."""
@@ -219,6 +227,7 @@ class MLPModule(LightningModule):
         checkpoint[KEY] = {
             "format_version": FORMAT_VERSION,
             "model": dict(self.settings),
+            "trainer": cast(Trainer, self.trainer).settings,
             "random_state": torch.get_rng_state(),  # dropout goes on where it was
         }
 

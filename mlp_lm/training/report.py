@@ -22,7 +22,15 @@ NUM_SAMPLES = 10
 
 
 def build_report(
-    checkpoint: Path, module: MLPModule, data: TextDataModule, seconds: float, steps: int, with_test: bool, seed: int
+    checkpoint: Path,
+    module: MLPModule,
+    data: TextDataModule,
+    *,
+    seconds: float,
+    first_step: int,
+    steps: int,
+    with_test: bool,
+    seed: int,
 ) -> dict[str, Any]:
     """The figures of a finished run; losses are those of `checkpoint`, reloaded from disk.
 
@@ -30,8 +38,9 @@ def build_report(
         checkpoint: `best.ckpt`.
         module: The trained module.
         data: Its data.
-        seconds: Wall time of the fit.
-        steps: Steps taken.
+        seconds: Wall time of this fit.
+        first_step: Where this fit began; 0 unless it continued a run.
+        steps: Steps of the whole run.
         with_test: Read the test split too.
         seed: Seed of the samples.
     """
@@ -51,6 +60,7 @@ def build_report(
         "weights": count_weights(module.network),
         "windows": {split: len(getattr(data.corpus, split)) for split in ("train", "dev", "test")},
         "device": str(module.device),
+        "first_step": first_step,
         "steps": steps,
         "seconds": round(seconds, 2),
         "samples": [{"text": s.text, "where": s.where} for s in model.generate(NUM_SAMPLES, seed=seed)],
@@ -66,10 +76,11 @@ def build_report(
 
 def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
     """The report as text for the terminal."""
+    taken = f", {report['steps'] - report['first_step']:,} of them now" if report["first_step"] else ""
     lines = [
         "",
-        f"{report['weights']:,} weights, {report['steps']:,} steps in {report['seconds']:.1f} s on {report['device']}; "
-        "losses of best.ckpt:",
+        f"{report['weights']:,} weights, {report['steps']:,} steps{taken} in {report['seconds']:.1f} s "
+        f"on {report['device']}; losses of best.ckpt:",
         "        nats/token  perplexity  bits/token",
     ]
     for split, loss in report["losses"].items():
@@ -83,7 +94,7 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
     items = shlex.quote(str(find(data["path"]) if data["dev_path"] is None else data["dev_path"]))
     lines += [
         f"generated{starred}:",
-        f"  {' '.join(samples)}",
+        *(f"  {sample}" for sample in samples),
         "next:",
         f"  tensorboard --logdir {shlex.quote(str(run_dir))}",
         f"  python -m mlp_lm sample {file}",

@@ -13,12 +13,13 @@ ROOT = Path("runs")
 CHECKPOINTS, REPORT = "checkpoints", "report.json"
 
 
-def run_name(config: Path | None) -> str:
-    """The name of the runs of a config: that of the file, or of the run whose saved config.yaml it is."""
-    if config is None:
-        return "names"
-    folder = config.absolute().parent
-    return folder.parent.name if config.stem == "config" and folder.name.startswith("version_") else config.stem
+def run_name(config: str, data_path: str) -> str:
+    """The name of a run: that of its config file, or of the run whose saved config.yaml that is, or of its data."""
+    if not config:
+        return Path(data_path).stem
+    folder = Path(config).absolute().parent
+    is_saved = Path(config).name == "config.yaml" and folder.name.startswith("version_")
+    return folder.parent.name if is_saved else Path(config).stem
 
 
 def new_run_dir(name: str) -> Path:

@@ -67,6 +67,12 @@ class Trainer(LightningTrainer):
             "trainer",
             {"max_steps": max_steps, "val_check_interval": val_check_interval, "log_every_n_steps": log_every_n_steps},
         )
+        self.settings = {
+            "max_steps": max_steps,
+            "val_check_interval": val_check_interval,
+            "log_every_n_steps": log_every_n_steps,
+            "precision": precision,
+        }
         self.steps_per_validation = val_check_interval
         self.steps_per_log = log_every_n_steps
         if accelerator == "auto":  # Lightning would pick MPS on a Mac, which is slower than its CPU here
