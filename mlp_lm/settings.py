@@ -79,6 +79,7 @@ RANGES: dict[str, Range | Choice] = {
     "model.lr_drop_at": Range(0, 1),
     "model.lr_end_factor": Range(0, 1),
     "trainer.max_steps": COUNT,
+    "trainer.num_threads": Range(1, 1024, whole=True, optional=True),
     "trainer.val_check_interval": COUNT,
     "trainer.log_every_n_steps": COUNT,
     "num": Range(1, 100_000_000, whole=True),

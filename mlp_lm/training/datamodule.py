@@ -36,7 +36,7 @@ class TextDataModule(LightningDataModule):
         split_seed: int = 42,
         context_size: int = 8,
         batch_size: int = 1024,
-        steps_per_execution: int = 1,
+        steps_per_execution: int = 25,
         max_item_length: int = 10_000,
     ) -> None:
         """Which text, how it is split, and how much of it a step sees.

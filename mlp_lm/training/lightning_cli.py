@@ -21,6 +21,7 @@ from mlp_lm.training import runs
 from mlp_lm.training.callbacks import Checkpoints
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
+from mlp_lm.training.optim import count_weights
 from mlp_lm.training.predictions import write_predictions
 from mlp_lm.training.quiet import silence
 from mlp_lm.training.report import build_report, render
@@ -146,6 +147,7 @@ class CLI(LightningCLI):
         if config["trainer"]["logger"]:
             self.trainer.logger = TensorBoardLogger(self.run_dir, name="", version="", default_hp_metric=False)
             self.trainer.logger.log_hyperparams({"data": self.datamodule.settings, "model": self.model.settings})
+        self.trainer.set_threads(self.datamodule.settings["batch_size"], count_weights(self.model.network))
         print(self._summary(), flush=True)
         start = time.perf_counter()
         self.trainer.fit(**kwargs, ckpt_path=self.checkpoint, weights_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Literal
 
@@ -14,6 +15,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from mlp_lm.errors import SettingsError
 from mlp_lm.settings import check_section
 from mlp_lm.training.callbacks import AtomicCheckpointIO, StepProgressBar
+
+SMALL_STEP = 2**22  # multiply-adds of a forward pass, about: batch size times weights
 
 
 class Trainer(LightningTrainer):
@@ -34,6 +37,7 @@ class Trainer(LightningTrainer):
         num_nodes: int = 1,
         strategy: str = "auto",
         precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true",
+        num_threads: int | None = None,
         logger: bool = True,
         callbacks: list[Callback] | Callback | None = None,
         enable_progress_bar: bool = True,
@@ -53,6 +57,8 @@ class Trainer(LightningTrainer):
             num_nodes: How many machines.
             strategy: How several devices work together, for example ddp.
             precision: Number format of the network.
+            num_threads: CPU threads; null takes OMP_NUM_THREADS where it is set, else one for small steps and all
+                cores for larger ones.
             logger: Write TensorBoard events.
             callbacks: Further callbacks.
             enable_progress_bar: Show a bar where stderr is a terminal.
@@ -63,10 +69,9 @@ class Trainer(LightningTrainer):
         Raises:
             SettingsError: A setting is out of its range, or asks for a device that is not there.
         """
-        check_section(
-            "trainer",
-            {"max_steps": max_steps, "val_check_interval": val_check_interval, "log_every_n_steps": log_every_n_steps},
-        )
+        intervals = {"val_check_interval": val_check_interval, "log_every_n_steps": log_every_n_steps}
+        check_section("trainer", {"max_steps": max_steps, **intervals, "num_threads": num_threads})
+        self.num_threads = num_threads
         self.settings = {
             "max_steps": max_steps,
             "val_check_interval": val_check_interval,
@@ -103,6 +108,18 @@ class Trainer(LightningTrainer):
             )
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             raise SettingsError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def set_threads(self, batch_size: int, num_weights: int) -> None:
+        """Set the number of CPU threads, for steps of `batch_size` windows on a network of `num_weights` weights.
+
+        Measured on two cores: at 32 windows and 12,000 weights a second thread costs more than it brings (and ten
+        times as much where another program wants the core), at 1,024 windows it saves a quarter of the time, and
+        with 146,000 weights 40 %. A user's own choice is left alone.
+        """
+        if self.num_threads is not None:
+            torch.set_num_threads(self.num_threads)
+        elif "OMP_NUM_THREADS" not in os.environ and batch_size * num_weights < SMALL_STEP:
+            torch.set_num_threads(1)
 
     def next_validation(self, step: int) -> int:
         """The first step after `step` that is followed by a validation."""
