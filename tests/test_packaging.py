@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,7 +15,12 @@ from tests.conftest import ROOT
 
 @pytest.mark.slow
 def test_the_wheel_contains_the_bundled_names_and_their_licence(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    source = tmp_path / "source"  # building in the checkout would leave files there, and find old ones
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "mlp_lm", source / "mlp_lm")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
     subprocess.run(command, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     content = zipfile.ZipFile(wheel)
