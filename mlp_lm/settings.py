@@ -74,6 +74,7 @@ RANGES: dict[str, Range | Choice] = {
     "model.momentum": Range(0, 1, below=True),
     "model.weight_decay": Range(0),
     "model.lr_schedule": Choice(("constant", "step", "cosine")),
+    "model.cuda_graph": Choice(("auto", "true", "false")),
     "model.lr_warmup_steps": Range(0, 2**31 - 1, whole=True),
     "model.lr_decay_steps": Range(1, 2**31 - 1, whole=True, optional=True),
     "model.lr_drop_at": Range(0, 1),

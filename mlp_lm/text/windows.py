@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 
@@ -35,14 +36,21 @@ class Windows:
         padded[starts + context_size] = stream
         self.context_size = context_size
         self.starts = torch.from_numpy(starts)  # (N,)
-        self._rows = torch.from_numpy(padded).unfold(0, context_size + 1, 1)  # (padded size - T, T + 1), a view
+        self._padded = torch.from_numpy(padded)
+
+    def to(self, device: torch.device) -> Windows:
+        """These windows with their data on `device`, where batches are then made."""
+        moved = copy.copy(self)
+        moved.starts, moved._padded = self.starts.to(device), self._padded.to(device)
+        return moved
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Contexts (…, T) and targets (…) as int64, for an index tensor of any shape (…) or a slice."""
-        rows = self._rows[self.starts[index]].long()  # (…, T + 1)
+        view = self._padded.unfold(0, self.context_size + 1, 1)  # (padded size - T, T + 1)
+        rows = view[self.starts[index]].long()  # (…, T + 1)
         return rows[..., :-1], rows[..., -1]
 
     def batches(self, batch_size: int = 8192) -> Iterator[tuple[Tensor, Tensor]]:

@@ -179,7 +179,7 @@ class Chunks:
     """
 
     def __init__(self, windows: Windows, order: Order, steps_per_execution: int, trainer: Trainer) -> None:
-        self.windows = windows
+        self.windows = windows.to(trainer.strategy.root_device)
         self.order = order
         self.steps_per_execution = steps_per_execution
         self.trainer = trainer
@@ -193,7 +193,7 @@ class Chunks:
                 self.trainer.next_stop(step) - step,
                 self.order.steps_of_one_shape(step),
             )
-            yield self.windows[self.order.indices(step, num_steps)]
+            yield self.windows[self.order.indices(step, num_steps).to(self.windows.starts.device)]
             step += num_steps
 
 

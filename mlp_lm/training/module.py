@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any, Literal, cast
 
 import torch
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from mlp_lm.models.checkpoint import FORMAT_VERSION, KEY
+from mlp_lm.models.cuda_graph import GraphedSteps
 from mlp_lm.models.fused import FusedSGD
 from mlp_lm.models.metrics import NLL, token_nll
 from mlp_lm.models.network import MLP
@@ -66,6 +68,7 @@ class MLPModule(LightningModule):
         lr_drop_at: float = 0.5,
         lr_end_factor: float = 0.0,
         fused: bool = True,
+        cuda_graph: Literal["auto", "true", "false"] = "auto",
     ) -> None:
         """The network and how it is trained.
 
@@ -88,6 +91,8 @@ class MLPModule(LightningModule):
             lr_drop_at: Where schedule step drops, as a share of the horizon.
             lr_end_factor: What is left of learning_rate after the drop or at the end of the cosine.
             fused: Take the fused step where it applies: one process, one layer, no dropout, sgd without momentum.
+            cuda_graph: Replay the fused steps of a chunk as one CUDA graph; auto: on CUDA where the learning rate does
+                not change at every step; true: the same, with a warning where that is not so.
 
         Raises:
             SettingsError: A setting is out of its range.
@@ -100,7 +105,7 @@ class MLPModule(LightningModule):
         self.network = MLP(vocab_size, context_size, embedding_dim, hidden_dim, num_layers, dropout)
         self.dev_nll, self.test_nll = NLLMetric(), NLLMetric()
         self.automatic_optimization = False  # K steps a call: we run backward and the optimizer ourselves
-        self._fused: FusedSGD | None = None  # chosen when a fit starts
+        self._fused: FusedSGD | GraphedSteps | None = None  # chosen when a fit starts
         self._since_log: list[tuple[Tensor, int]] = []  # mean losses (K,) and B of each chunk since the last log point
 
     # -- training ------------------------------------------------------------------------------------------------
@@ -119,8 +124,13 @@ class MLPModule(LightningModule):
         alone = self.trainer.world_size == 1 and self.trainer.precision in ("32-true", "64-true")
         if s["fused"] and classic and alone:
             self._fused = FusedSGD(self.network, s["weight_decay"], s["decay_all"])
+            if self.device.type == "cuda" and s["cuda_graph"] != "false" and s["lr_schedule"] != "cosine":
+                self._fused = GraphedSteps(self._fused.run)
             note = "fused SGD step: gradients by hand, no autograd; --model.fused false turns it off"
             print(note, file=sys.stderr)
+        if s["cuda_graph"] == "true" and not isinstance(self._fused, GraphedSteps):
+            why = "it takes CUDA, the fused step and a learning rate that does not change at every step"
+            warnings.warn(f"model.cuda_graph: not used; {why}", stacklevel=2)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
