@@ -58,6 +58,9 @@ def main(args: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough: `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
         return 141  # what shells report for SIGPIPE
+    except OSError as error:  # a full disk, for one; what has a better explanation is an MlpLmError
+        print(f"mlp_lm: error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130  # what shells report for SIGINT
     return 0

@@ -15,5 +15,9 @@ class DataError(MlpLmError):
     """A corpus that is missing, cannot be fetched, cannot be read or is too small."""
 
 
+class TrainingError(MlpLmError):
+    """A run that cannot go on, such as one whose loss is no number any more."""
+
+
 class CheckpointError(MlpLmError):
     """A checkpoint that is missing, damaged, of another program or format, or of other data."""

@@ -17,9 +17,14 @@ from jsonargparse import ArgumentParser
 
 from mlp_lm.errors import SettingsError
 
+LINKED = ("vocab_size", "context_size")  # settings of the model that follow from the data
+
 
 class OneLineErrors(ArgumentParser):
     """An ArgumentParser that raises SettingsError with one line instead of printing its usage."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)  # an abbreviation may mean another flag tomorrow
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise SettingsError with jsonargparse's `message`, shortened, and the known name nearest to a wrong one."""
@@ -81,7 +86,7 @@ def parse_call(function: Callable[..., None], command: str, args: list[str]) -> 
 
 
 def check_config_file(path: str) -> None:
-    """Raise SettingsError where a config file is missing, no text, no YAML, or not a mapping of sections."""
+    """Raise SettingsError where a config file is missing, no text, no YAML, or not a mapping of our sections."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -92,14 +97,26 @@ def check_config_file(path: str) -> None:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise SettingsError(f"{path}{line}: not YAML ({getattr(error, 'problem', None) or error})") from error
-    if content is not None and not isinstance(content, dict):
+    if not isinstance(content or {}, dict):
         raise SettingsError(f"{path}: not a config; expected sections such as data:, model: and trainer:")
+    for section in ("data", "model", "trainer"):
+        if not isinstance(values := (content or {}).get(section) or {}, dict):
+            raise SettingsError(f"{path}: {section}: found {values!r}, expected settings, one a line")
+        for name in LINKED if section == "model" else ():
+            if name in values:
+                raise SettingsError(
+                    f"{path}: model.{name} follows from the data; set data.context_size or leave it out"
+                )
 
 
 def flag_values(args: list[str], *flags: str) -> list[str]:
     """The values that a command line gives to a flag, before any parser has seen it."""
-    values = [value for flag, value in pairwise(args) if flag in flags]
-    return values + [arg.partition("=")[2] for arg in args if arg.startswith(tuple(f"{flag}=" for flag in flags))]
+    values = []
+    for arg, following in pairwise([*args, ""]):
+        flag, equals, value = arg.partition("=")
+        if flag in flags:
+            values.append(value if equals else following)
+    return values
 
 
 def configs_first(args: list[str]) -> list[str]:

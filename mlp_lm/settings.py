@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlp_lm.errors import SettingsError
@@ -88,7 +88,7 @@ RANGES: dict[str, Range | Choice] = {
     "top_k": Range(1, 2**31 - 1, whole=True, optional=True),
     "top_p": Range(0, 1, above=True, optional=True),
     "seed": Range(0, 2**63 - 1, whole=True, optional=True),
-    "max_length": Range(1, 1_000_000, whole=True),
+    "max_length": COUNT,
 }
 
 
@@ -113,11 +113,15 @@ def check_section(section: str, values: Mapping[str, object]) -> None:
     check({f"{section}.{name}": value for name, value in values.items()})
 
 
-def check_unchanged(settings: Settings, trained_with: Settings) -> None:
-    """Raise SettingsError that names every setting which shapes the network and is not as the checkpoint has it."""
+SHAPE = ("data.context_size", "model.embedding_dim", "model.hidden_dim", "model.num_layers")
+OPTIMIZER = ("model.optimizer", "model.momentum", "model.decay_all", "seed_everything")  # what a run cannot change
+
+
+def check_unchanged(settings: Settings, trained_with: Settings, names: Sequence[str]) -> None:
+    """Raise SettingsError for each of `names` whose setting is not as the checkpoint has it."""
     problems = [
-        f"{name}: found {settings[name]!r}, but the checkpoint's network has {trained_with[name]!r}; leave it out"
-        for name in ("data.context_size", "model.embedding_dim", "model.hidden_dim", "model.num_layers")
+        f"{name}: found {settings[name]!r}, but the checkpoint has {trained_with[name]!r}; leave it out"
+        for name in names
         if settings[name] != trained_with[name]
     ]
     if problems:
@@ -129,6 +133,12 @@ def _split_paths_go_together(settings: Settings) -> str | None:
     missing = [name for name in names if settings.get(name) is None]
     if 0 < len(missing) < len(names):
         return f"{', '.join(missing)}: missing, expected all of {', '.join(names)} or none of them"
+    return None
+
+
+def _one_source_of_data(settings: Settings) -> str | None:
+    if settings.get("data.train_path") is not None and settings.get("data.path", "names") != "names":
+        return "data.path: found beside data.train_path, expected one file to split or three that are split"
     return None
 
 
@@ -158,6 +168,7 @@ def _prompt_is_shorter_than_items(settings: Settings) -> str | None:
 
 CROSS_CHECKS: tuple[Callable[[Settings], str | None], ...] = (
     _split_paths_go_together,
+    _one_source_of_data,
     _momentum_goes_with_sgd,
     _training_ends_with_the_cosine,
     _prompt_is_shorter_than_items,

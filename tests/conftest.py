@@ -34,7 +34,7 @@ SMALL = [
 ]
 
 
-def fit(corpus: Path, run_dir: Path, *flags: str) -> Path:
+def fit(corpus: Path | str, run_dir: Path, *flags: str) -> Path:
     """A short run through the command line; later flags win. Returns its folder."""
     steps = ["--data.batch_size=64", "--trainer.max_steps=12", "--trainer.val_check_interval=5"]
     args = ["fit", f"--data.path={corpus}", f"--run_dir={run_dir}", *SMALL, *steps, *flags]

@@ -196,6 +196,8 @@ def test_a_bad_setting(
         ("modell:\n  hidden_dim: 3\n", "did you mean model.hidden_dim? (in bad.yaml)"),
         ("model:\n  - [", "bad.yaml:2: not YAML"),
         ("just words", "bad.yaml: not a config"),
+        ("data: 3", "bad.yaml: data: found 3, expected settings"),
+        ("model:\n  vocab_size: 3\n", "bad.yaml: model.vocab_size follows from the data"),
     ],
 )
 def test_a_bad_config(
@@ -250,8 +252,10 @@ def test_a_checkpoint_of_other_data_or_another_network(
     def validate(*flags: str) -> str:
         return error_of(["validate", "--ckpt_path", str(best), *flags], capsys)
 
-    assert "data.context_size: found 5, but the checkpoint's network has 3" in validate("--data.context_size=5")
+    assert "data.context_size: found 5, but the checkpoint has 3" in validate("--data.context_size=5")
     assert "model.hidden_dim: found 9" in validate("--model.hidden_dim=9")
+    (tmp_path / "more.txt").write_text(corpus_file.read_text() + "xyz\n")
+    assert "the checkpoint lacks 'x' 'y' 'z'" in validate(f"--data.path={tmp_path / 'more.txt'}")
     assert "or their split" in validate("--data.split_seed=1")
     (tmp_path / "other.txt").write_text(corpus_file.read_text().replace("a", "x"))
     assert "the data lacks 'a'" in validate(f"--data.path={tmp_path / 'other.txt'}")
@@ -290,11 +294,56 @@ def test_evaluation_without_a_checkpoint(capsys: Capture) -> None:
         (["sample", "FILE", "--prompt=Zoë"], "unknown tokens 'Z', 'ë'; the model knows a b c d e"),
         (["sample", "FILE", "--prompt=anna", "--max_length=3"], "max_length: found 3"),
         (["score", "FILE", "nowhere.txt"], "nowhere.txt: no such file"),
-        (["score", "FILE", __file__, "--skip_unknown", "--output=/nowhere/scores.csv"], "/nowhere/scores.csv"),
+        (["score", "FILE", "names", "--skip_unknown", "--output=/nowhere/scores.csv"], "/nowhere/scores.csv"),
+        (["score", "FILE", __file__, "--skip_unknown"], "unknown characters in every item"),
     ],
 )
 def test_a_bad_command_line(args: list[str], expected: str, best: Path, capsys: Capture) -> None:
     assert expected in error_of([str(best) if arg == "FILE" else arg for arg in args], capsys)
+
+
+def test_score_never_writes_over_what_it_reads(best: Path, tmp_path: Path, capsys: Capture) -> None:
+    items, model = tmp_path / "items.txt", tmp_path / "model.ckpt"
+    items.write_text("abe\n")
+    model.write_bytes(best.read_bytes())
+    for output in (items, model):
+        assert "one of the files to read" in error_of(["score", str(model), str(items), f"--output={output}"], capsys)
+    assert items.read_text() == "abe\n" and model.read_bytes() == best.read_bytes()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device")
+def test_a_full_disk_is_one_line(best: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "mlp_lm", "sample", str(best)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if "error" in line] == [
+        "mlp_lm: error: [Errno 28] No space left on device"
+    ]
+
+
+def test_a_folder_with_other_files_is_not_taken_for_a_run(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    Path("mine/config.yaml").write_text("precious")
+    for run_dir in ("mine", ""):
+        assert "not empty" in error_of(["fit", f"--data.path={corpus_file}", f"--run_dir={run_dir}"], capsys)
+    assert Path("mine/config.yaml").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--model.optimizer=sgd"], "model.optimizer: found 'sgd', but the checkpoint has 'adamw'"),
+        (["--model.decay_all=true"], "model.decay_all: found True"),
+        (["--seed_everything=1"], "seed_everything: found 1"),
+        (["--ckpt=x"], "unrecognized arguments: --ckpt=x; did you mean --ckpt_path?"),
+    ],
+)
+def test_what_a_continued_run_cannot_change(flags: list[str], expected: str, run_dir: Path, capsys: Capture) -> None:
+    assert expected in error_of(["fit", "--ckpt_path", str(run_dir / "checkpoints" / "last.ckpt"), *flags], capsys)
 
 
 def test_a_run_folder_is_never_written_twice(run_dir: Path, corpus_file: Path, capsys: Capture) -> None:

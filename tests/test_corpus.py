@@ -66,6 +66,10 @@ def test_items_of_a_file(write: Write, content: str | bytes, items: list[str]) -
     assert read_items(write(content)) == items
 
 
+def test_a_lone_carriage_return_ends_a_line_too(write: Write) -> None:
+    assert read_items(write("emma\rolivia\r\nava")) == ["emma", "olivia", "ava"]
+
+
 def test_an_item_typed_by_a_user_has_the_tokens_of_the_item_in_a_file(write: Write) -> None:
     typed = "rene\u0301"
     assert tokenize(typed) == list(read_items(write(typed))[0]) == ["r", "e", "n", "\u00e9"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from mlp_lm import load
 from mlp_lm.cli import main
 from mlp_lm.models.metrics import evaluate
 from mlp_lm.text.corpus import load_corpus
-from mlp_lm.text.windows import Windows
-from tests.conftest import fit
+from mlp_lm.text.windows import Order, Windows
+from mlp_lm.training.datamodule import Chunks, TextDataModule
+from mlp_lm.training.trainer import Trainer
+from tests.conftest import SMALL, fit
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -118,6 +121,78 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(corpus_file: Path, tmp_pat
     assert scalars(whole)["dev/loss"] == scalars(parts)["dev/loss"]
 
 
+def test_a_continued_run_may_stand_in_another_folder_and_have_another_default_seed(
+    corpus_file: Path, tmp_path: Path
+) -> None:
+    flags = ["--seed_everything=7", "--model.lr_decay_steps=20"]
+    whole = fit(corpus_file, tmp_path / "whole", *flags, "--trainer.max_steps=20")
+    fit(corpus_file, tmp_path / "part", *flags, "--trainer.max_steps=10")
+    (tmp_path / "moved").mkdir()
+    last = shutil.copy(tmp_path / "part" / "checkpoints" / "last.ckpt", tmp_path / "moved")
+    assert main(["fit", "--ckpt_path", str(last), "--trainer.max_steps=20"]) == 0
+    assert_same_weights(whole, tmp_path / "moved")
+    assert (tmp_path / "moved" / "checkpoints" / "best.ckpt").exists()
+
+
+def test_another_seed_is_another_run(corpus_file: Path, tmp_path: Path) -> None:
+    # Same start weights would do for a wrong test: the order of examples must differ, too.
+    runs = [fit(corpus_file, tmp_path / str(seed), f"--seed_everything={seed}") for seed in (1, 2)]
+    first, second = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in runs)
+    assert [c["TextDataModule"]["order_seed"] for c in (first, second)] == [1, 2]
+    assert not torch.equal(first["state_dict"]["network.output.weight"], second["state_dict"]["network.output.weight"])
+
+
+DIVERGING = ["--model.optimizer=sgd", "--model.dropout=0", "--model.lr_schedule=constant"]
+
+
+def test_a_rising_dev_loss_leaves_best_ckpt_alone_also_in_a_continued_run(corpus_file: Path, tmp_path: Path) -> None:
+    run = fit(corpus_file, tmp_path / "run", *DIVERGING, "--model.learning_rate=0.1", "--trainer.max_steps=10")
+    before = (run / "checkpoints" / "best.ckpt").read_bytes()
+    flags = ["--model.learning_rate=30", "--trainer.max_steps=20"]
+    assert main(["fit", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), *flags]) == 0
+    losses = [loss for _, loss in scalars(run)["dev/loss"]]
+    assert min(losses[2:]) > min(losses[:2]), "nothing to test"
+    assert (run / "checkpoints" / "best.ckpt").read_bytes() == before
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_weights(
+    corpus_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    args = ["fit", f"--data.path={corpus_file}", f"--run_dir={run}", *SMALL, *DIVERGING, "--trainer.max_steps=10"]
+    assert main([*args, "--model.learning_rate=1e38"]) == 2
+    assert "error: dev loss is nan at step 10; try a lower model.learning_rate" in capfd.readouterr().err
+    assert all(w.isfinite().all() for w in weights(run).values())
+
+
+def test_the_training_curve_averages_over_examples_not_over_batches(corpus_file: Path, tmp_path: Path) -> None:
+    # 966 windows in batches of 600: each epoch ends with a batch of 366. At rate 0, the mean of a whole epoch must be
+    # the loss of train itself.
+    flags = [*DIVERGING, "--model.learning_rate=1e-30", "--data.batch_size=600", "--trainer.max_steps=2"]
+    run = fit(corpus_file, tmp_path / "run", *flags, "--trainer.log_every_n_steps=2")
+    corpus = load_corpus(str(corpus_file), None, unique=True, split_seed=42, max_item_length=100)
+    loss = evaluate(load(run / "checkpoints" / "last.ckpt").log_probs, [Windows(corpus.train, 3)[:]])
+    assert scalars(run)["train/loss"][0][1] == pytest.approx(loss.nats_per_token, abs=1e-6)
+
+
+def test_where_chunks_end(corpus_file: Path) -> None:
+    data = TextDataModule(str(corpus_file), context_size=3, batch_size=100, steps_per_execution=4)
+    trainer = Trainer(max_steps=25, val_check_interval=23, log_every_n_steps=6, accelerator="cpu")
+    order = Order(len(data.windows("train")), 100, seed=1)  # 966 windows: steps 9, 19, … have 66
+    chunks = [len(targets) for _, targets in Chunks(data.windows("train"), order, 4, trainer)]
+    ends = [sum(chunks[: i + 1]) for i in range(len(chunks))]
+    assert ends == [4, 6, 8, 9, 10, 12, 16, 18, 19, 20, 23]  # multiples of 4 and 6, uneven batches, the validation
+
+
+def test_several_processes_are_refused_for_now(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", f"--data.path={corpus_file}", *SMALL, "--trainer.devices=2"]) == 2
+    assert "several processes are not supported yet" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_report_test_false_leaves_test_unread(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,8 +212,8 @@ def test_training_never_reads_test(corpus_file: Path, tmp_path: Path) -> None:
     for name, part in (("train", items[:150]), ("dev", items[150:175]), ("test", items[175:]), ("none", items[:1])):
         (tmp_path / name).write_text("\n".join(part))
     splits = [f"--data.train_path={tmp_path / 'train'}", f"--data.dev_path={tmp_path / 'dev'}"]
-    one = fit(corpus_file, tmp_path / "one", *splits, f"--data.test_path={tmp_path / 'test'}")
-    other = fit(corpus_file, tmp_path / "other", *splits, f"--data.test_path={tmp_path / 'none'}")
+    one = fit("names", tmp_path / "one", *splits, f"--data.test_path={tmp_path / 'test'}")
+    other = fit("names", tmp_path / "other", *splits, f"--data.test_path={tmp_path / 'none'}")
     assert_same_weights(one, other)
 
 

@@ -17,7 +17,6 @@ from mlp_lm.models.network import MLP, Dropout
 from mlp_lm.text.corpus import encode
 from mlp_lm.text.vocab import Vocab
 from mlp_lm.text.windows import Windows
-from mlp_lm.training.optim import count_weights
 
 V, T, E, H, B = 27, 3, 10, 200, 32
 
@@ -122,7 +121,7 @@ def test_logits_of_a_thousand_have_a_finite_loss(batch: tuple[Tensor, Tensor]) -
 
 
 def test_the_network_of_the_lecture_has_11_897_weights() -> None:
-    assert count_weights(network()) == 11_897
+    assert network().count_weights() == 11_897
 
 
 # -- initialisation ----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mlp_lm.models.network import MLP
-from mlp_lm.training.optim import build_optimizer, count_weights, learning_rate_at, set_learning_rate
+from mlp_lm.training.optim import build_optimizer, learning_rate_at, set_learning_rate
 
 MATRICES = {"hidden.0.weight", "hidden.1.weight", "output.weight"}
 RATE, DECAY = 0.5, 0.1
@@ -164,4 +164,4 @@ def test_a_new_learning_rate_is_for_all_weights(network: MLP) -> None:
 
 
 def test_every_number_that_is_learnt_is_counted(network: MLP) -> None:
-    assert count_weights(network) == 5 * 3 + (6 * 4 + 4) + (4 * 4 + 4) + (4 * 5 + 5)
+    assert network.count_weights() == 5 * 3 + (6 * 4 + 4) + (4 * 4 + 4) + (4 * 5 + 5)

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from mlp_lm.errors import SettingsError
-from mlp_lm.settings import CROSS_CHECKS, RANGES, Choice, Range, check, check_section, check_unchanged
+from mlp_lm.settings import CROSS_CHECKS, RANGES, SHAPE, Choice, Range, check, check_section, check_unchanged
 
-SHAPE = {"data.context_size": 3, "model.embedding_dim": 10, "model.hidden_dim": 200, "model.num_layers": 1}
+TRAINED = {"data.context_size": 3, "model.embedding_dim": 10, "model.hidden_dim": 200, "model.num_layers": 1}
 
 
 def problems(settings: dict[str, object]) -> list[str]:
@@ -116,6 +116,10 @@ BEYOND_THE_COSINE: dict[str, object] = {
 CROSSED: list[tuple[dict[str, object], str]] = [
     ({"data.train_path": "a", "data.dev_path": None}, "data.dev_path, data.test_path: missing"),
     ({"data.train_path": "a", "data.dev_path": "b"}, "data.test_path: missing, expected all of data.train_path, "),
+    (
+        {"data.path": "a", "data.train_path": "a", "data.dev_path": "b", "data.test_path": "c"},
+        "data.path: found beside",
+    ),
     ({"model.momentum": 0.9, "model.optimizer": "adamw"}, "model.momentum: found 0.9"),
     (
         BEYOND_THE_COSINE,
@@ -157,8 +161,8 @@ def test_all_values_out_of_range_are_reported_at_once() -> None:
 
 
 def test_all_settings_at_odds_are_reported_at_once() -> None:
-    together = {name: value for settings, _ in CROSSED for name, value in settings.items()}
-    assert len(problems(together)) == len(CROSS_CHECKS) == 4
+    together = {name: value for settings, _ in reversed(CROSSED) for name, value in settings.items()}
+    assert len(problems(together)) == len(CROSS_CHECKS) == 5
 
 
 def test_a_section_is_checked_under_its_name() -> None:
@@ -168,14 +172,12 @@ def test_a_section_is_checked_under_its_name() -> None:
 
 
 def test_a_network_keeps_its_shape() -> None:
-    check_unchanged(SHAPE | {"model.dropout": 0.5}, SHAPE | {"model.dropout": 0.1})
+    check_unchanged(TRAINED | {"model.dropout": 0.5}, TRAINED | {"model.dropout": 0.1}, SHAPE)
 
 
-@pytest.mark.parametrize("names", [[name] for name in SHAPE] + [list(SHAPE)])
+@pytest.mark.parametrize("names", [[name] for name in TRAINED] + [list(TRAINED)])
 def test_a_changed_shape_is_refused_by_name(names: list[str]) -> None:
-    changed = SHAPE | dict.fromkeys(names, 77)
-    expected = "; ".join(
-        f"{name}: found 77, but the checkpoint's network has {SHAPE[name]}; leave it out" for name in names
-    )
+    changed = TRAINED | dict.fromkeys(names, 77)
+    expected = "; ".join(f"{name}: found 77, but the checkpoint has {TRAINED[name]}; leave it out" for name in names)
     with pytest.raises(SettingsError, match=f"^{re.escape(expected)}$"):
-        check_unchanged(changed, SHAPE)
+        check_unchanged(changed, TRAINED, SHAPE)

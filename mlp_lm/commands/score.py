@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from mlp_lm.errors import DataError
+from mlp_lm.errors import DataError, SettingsError
 from mlp_lm.models.checkpoint import load
 from mlp_lm.models.language_model import Score, total
-from mlp_lm.text.corpus import read_items, tokenize
+from mlp_lm.text.corpus import find, read_items, tokenize
 from mlp_lm.text.vocab import Vocab
 
 
@@ -22,12 +22,15 @@ def score(file: str, items: str, output: str | None = None, skip_unknown: bool =
 
     Args:
         file: Checkpoint to score with.
-        items: Text file with one item a line.
+        items: Text file with one item a line, or the name of a known dataset.
         output: CSV file to write instead of standard output.
         skip_unknown: Leave out items with characters that the model does not know.
     """
+    source = find(items)
+    if output is not None and Path(output).resolve() in (Path(file).resolve(), source.resolve()):
+        raise SettingsError(f"output: {output} is one of the files to read; name another")
     model = load(file)
-    lines = read_items(Path(items))
+    lines = read_items(source)
     known = _known_lines(lines, model.vocab, items, skip_unknown)
     scores = model.score(known)
     if output is None:
@@ -58,7 +61,10 @@ def _known_lines(lines: list[str], vocab: Vocab, path: str, skip_unknown: bool) 
             f"{path}: {len(problems):,} items with unknown characters: {listed}; "
             f"the model knows {vocab.describe()}; --skip_unknown leaves them out"
         )
-    return [line for i, line in enumerate(lines) if not unknown[i]]
+    known = [line for i, line in enumerate(lines) if not unknown[i]]
+    if not known:
+        raise DataError(f"{path}: unknown characters in every item; the model knows {vocab.describe()}")
+    return known
 
 
 def _write_rows(target: TextIO, scores: list[Score]) -> None:

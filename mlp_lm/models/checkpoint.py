@@ -6,7 +6,7 @@ A `.ckpt` is a Lightning checkpoint. Beside Lightning's own entries (`state_dict
     mlp_lm           format_version  int, FORMAT_VERSION
                      model           settings of the model: plain scalars and strings
                      trainer         max_steps, val_check_interval, log_every_n_steps, precision
-                     random_state    uint8 tensor, torch's
+                     random_state    uint8 tensor, torch's on the CPU; cuda_random_state, on CUDA, or None
     TextDataModule   settings        settings of the data: plain scalars and strings
                      vocab           list of V strings, the boundary "" first
                      fingerprint     str, of the items of the three splits
@@ -75,19 +75,21 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: a folder; expected a checkpoint file inside it (best.ckpt)") from None
     except PermissionError:
         raise CheckpointError(f"{path}: no permission to read it") from None
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged bytes can make an unpickler raise anything
         if zipfile.is_zipfile(path) and isinstance(error, pickle.UnpicklingError):
             raise CheckpointError(
                 f"{path}: a checkpoint of another program; it holds objects that ours never do"
             ) from error
         raise CheckpointError(f"{path}: damaged, or not a checkpoint of mlp_lm") from error
-    ours = content.get(KEY) if isinstance(content, dict) else None
-    if not isinstance(ours, dict) or not isinstance(ours.get("format_version"), int) or DATA_KEY not in content:
+    ours, data = (content.get(key) if isinstance(content, dict) else None for key in (KEY, DATA_KEY))
+    if not isinstance(ours, dict) or not isinstance(ours.get("format_version"), int) or not isinstance(data, dict):
         raise CheckpointError(f"{path}: a checkpoint of another program; expected one that mlp_lm wrote")
     if ours["format_version"] > FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: format {ours['format_version']}, this mlp_lm reads up to {FORMAT_VERSION}; install a newer mlp_lm"
         )
+    if not all(isinstance(part, dict) for part in (ours.get("model"), data.get("settings"), content.get("state_dict"))):
+        raise CheckpointError(f"{path}: damaged; settings or weights are missing")
     return dict(content)
 
 
@@ -97,7 +99,8 @@ def settings(content: dict[str, Any]) -> dict[str, Any]:
     data = {f"data.{name}": value for name, value in content[DATA_KEY]["settings"].items()}
     model = {f"model.{name}": value for name, value in content[KEY]["model"].items()}
     linked = ("model.vocab_size", "model.context_size")  # they follow from the data
-    return trainer | data | {name: value for name, value in model.items() if name not in linked}
+    seed = {"seed_everything": content[DATA_KEY]["order_seed"]}
+    return seed | trainer | data | {name: value for name, value in model.items() if name not in linked}
 
 
 def load(path: str | os.PathLike[str]) -> LanguageModel:
@@ -112,6 +115,8 @@ def load(path: str | os.PathLike[str]) -> LanguageModel:
         network = MLP(len(vocab), context_size, **{name: model[name] for name in NETWORK_SETTINGS})
         weights = {k: v for k, v in content["state_dict"].items() if k.startswith(NETWORK_PREFIX)}
         network.load_state_dict({k.removeprefix(NETWORK_PREFIX): v for k, v in weights.items()})
+        if not all(v.isfinite().all() for v in weights.values()):
+            raise CheckpointError(f"{path}: weights that are no numbers; its training went wrong")
         return LanguageModel(
             vocab=vocab,
             context_size=context_size,
@@ -119,5 +124,5 @@ def load(path: str | os.PathLike[str]) -> LanguageModel:
             longest_item=data["longest_item"],
             known_items=None if data["item_hashes"] is None else KnownItems(data["item_hashes"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error

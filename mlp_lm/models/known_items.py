@@ -28,7 +28,6 @@ class KnownItems:
 
     def __init__(self, hashes: dict[str, Tensor]) -> None:
         """`hashes`: for each split what `hash_items` made of it."""
-        self.hashes = hashes
         train = set(hashes["train"].tolist())
         held_out = {h for split in ("dev", "test") for h in hashes[split].tolist()}
         self._where = {**dict.fromkeys(held_out, "dev or test"), **dict.fromkeys(train, "train")}

@@ -93,3 +93,7 @@ class MLP(nn.Module):
     def log_probs(self, contexts: Tensor) -> Tensor:
         """Log-probabilities (B, V) of the token that follows each of the `contexts` (B, T), int64."""
         return self.forward(contexts).log_softmax(-1)
+
+    def count_weights(self) -> int:
+        """How many numbers the network learns."""
+        return sum(p.numel() for p in self.parameters())

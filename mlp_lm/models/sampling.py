@@ -9,6 +9,8 @@ from torch import Tensor
 
 from mlp_lm.text.vocab import BOUNDARY
 
+MAX_BATCH_TOKENS = 2**22  # 32 MB of ids
+
 
 def truncate(log_probs: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
     """Log-probabilities (B, V) with all but the most probable tokens at -inf; not normalised again.
@@ -56,12 +58,13 @@ def generate(
         temperature: Divides the log-probabilities; below 1 sharper, above 1 flatter, 0 always the most probable.
         top_k: See `truncate`.
         top_p: See `truncate`.
-        batch_size: How many items to draw at once; bounds the memory.
+        batch_size: How many items to draw at once, fewer where `max_length` is large; bounds the memory.
 
     Returns:
         For each item its ids, prompt included and boundary not, and whether it was cut.
     """
     items: list[tuple[list[int], bool]] = []
+    batch_size = max(1, min(batch_size, MAX_BATCH_TOKENS // (context_size + max_length)))
     while len(items) < num:
         size = min(batch_size, num - len(items))
         items += _generate_batch(

@@ -41,6 +41,11 @@ class Corpus:
         return decode(getattr(self, split), self.vocab)
 
 
+def item_lengths(stream: Ids) -> Ids:
+    """The number of tokens of each item of a token stream, the boundary not counted."""
+    return np.diff(np.flatnonzero(stream == BOUNDARY), prepend=-1) - 1
+
+
 def tokenize(text: str) -> list[str]:
     """The tokens of an item or of the start of one."""
     return list(unicodedata.normalize("NFC", text))
@@ -113,7 +118,7 @@ def read_items(path: Path, max_item_length: int | None = None) -> list[str]:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, NFC-normalised, with or without a byte order mark."""
+    """The text of a UTF-8 file, NFC-normalised, with or without a byte order mark, line ends as line feeds."""
     try:
         data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
@@ -134,6 +139,8 @@ def read_text(path: Path) -> str:
             f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x} at byte {column} of the line); "
             "convert the file to UTF-8"
         ) from None
+    if "\r" in text:  # of Windows, or of old Macs
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
 

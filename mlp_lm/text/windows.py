@@ -13,6 +13,9 @@ from torch import Tensor
 from mlp_lm.text.corpus import Ids
 from mlp_lm.text.vocab import BOUNDARY
 
+Batch = tuple[Tensor, Tensor]  # contexts (…, T) and targets (…), int64
+EVAL_BATCH_SIZE = 8192  # windows; more makes nothing faster
+
 
 class Windows:
     """The N windows of one split: every token of its stream is the target of one, boundaries included.
@@ -47,13 +50,13 @@ class Windows:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: Tensor | slice) -> Batch:
         """Contexts (…, T) and targets (…) as int64, for an index tensor of any shape (…) or a slice."""
         view = self._padded.unfold(0, self.context_size + 1, 1)  # (padded size - T, T + 1)
         rows = view[self.starts[index]].long()  # (…, T + 1)
         return rows[..., :-1], rows[..., -1]
 
-    def batches(self, batch_size: int = 8192) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, batch_size: int = EVAL_BATCH_SIZE) -> Iterator[Batch]:
         """All windows in their order, as contexts (B, T) and targets (B,); for evaluation, where B changes nothing."""
         for first in range(0, len(self), batch_size):
             yield self[first : first + batch_size]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from tqdm import tqdm
 
+from mlp_lm.errors import TrainingError
 from mlp_lm.models import checkpoint
 from mlp_lm.training.runs import CHECKPOINTS
 
@@ -58,8 +60,12 @@ class Checkpoints(Checkpoint):
         if trainer.state.fn != "fit":
             return
         dev_loss = trainer.callback_metrics["dev/loss"].item()
-        improved = dev_loss < self.best_dev_loss
-        if improved:
+        if not math.isfinite(dev_loss):  # such weights must not replace the last good ones
+            raise TrainingError(
+                f"dev loss is {dev_loss} at step {trainer.global_step:,}; try a lower model.learning_rate. "
+                f"{self.last} is as it was"
+            )
+        if dev_loss < self.best_dev_loss:
             self.best_dev_loss = dev_loss
             trainer.save_checkpoint(self.best, weights_only=False)
         trainer.save_checkpoint(self.last, weights_only=False)
@@ -69,8 +75,9 @@ class Checkpoints(Checkpoint):
         return {"best_dev_loss": self.best_dev_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the lowest dev loss of the run that goes on."""
-        self.best_dev_loss = state_dict["best_dev_loss"]
+        """Remember the lowest dev loss of the run that goes on, unless its best.ckpt was left behind elsewhere."""
+        if self.best.exists():
+            self.best_dev_loss = state_dict["best_dev_loss"]
 
 
 class StepProgressBar(Callback):

@@ -9,18 +9,13 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 
 from mlp_lm.errors import CheckpointError
 from mlp_lm.models.known_items import MAX_ITEMS, hash_items
 from mlp_lm.settings import check_section
-from mlp_lm.text.corpus import DATASETS, SPLITS, Corpus, load_corpus
-from mlp_lm.text.windows import Order, Windows
+from mlp_lm.text.corpus import DATASETS, SPLITS, Corpus, item_lengths, load_corpus
+from mlp_lm.text.windows import EVAL_BATCH_SIZE, Batch, Order, Windows
 from mlp_lm.training.trainer import Trainer
-
-Batch = tuple[Tensor, Tensor]  # contexts (…, T) and targets (…), int64
-
-EVAL_BATCH_SIZE = 8192  # windows; changes neither losses nor, beyond this, speed
 
 
 class TextDataModule(LightningDataModule):
@@ -78,6 +73,11 @@ class TextDataModule(LightningDataModule):
         )
 
     @property
+    def source(self) -> str:
+        """What the corpus was read from, for messages."""
+        return str(self.settings["train_path"] or self.settings["path"])
+
+    @property
     def vocab_size(self) -> int:
         """V, tokens including the boundary."""
         return len(self.corpus.vocab)
@@ -128,13 +128,13 @@ class TextDataModule(LightningDataModule):
         """Check that this is the data of the checkpoint. Raises CheckpointError that names the difference."""
         if state_dict["vocab"] != self.corpus.vocab.tokens:
             raise CheckpointError(
-                f"data: the characters of {self.settings['path']} are not those that the checkpoint was trained on: "
+                f"data: the characters of {self.source} are not those that the checkpoint was trained on: "
                 f"{_difference(state_dict['vocab'], self.corpus.vocab.tokens)}; without --data flags, the "
                 "checkpoint's own data is used"
             )
         if state_dict["fingerprint"] != self.corpus.fingerprint:
             raise CheckpointError(
-                f"data: the items of {self.settings['path']}, or their split, are not those that the checkpoint was "
+                f"data: the items of {self.source}, or their split, are not those that the checkpoint was "
                 "trained on; without --data flags, the checkpoint's own are used"
             )
         self.order_seed = state_dict["order_seed"]
@@ -149,11 +149,11 @@ class TextDataModule(LightningDataModule):
 
     @cached_property
     def _train_facts(self) -> dict[str, Any]:
-        items = {split: self.corpus.items(split) for split in SPLITS}
-        known = sum(map(len, items.values())) <= MAX_ITEMS
+        lengths = {split: item_lengths(getattr(self.corpus, split)) for split in SPLITS}
+        few = sum(map(len, lengths.values())) <= MAX_ITEMS
         return {
-            "item_hashes": {split: hash_items(items[split]) for split in SPLITS} if known else None,
-            "longest_item": max(map(len, items["train"])),
+            "item_hashes": {split: hash_items(self.corpus.items(split)) for split in SPLITS} if few else None,
+            "longest_item": int(lengths["train"].max()),
         }
 
 
@@ -167,7 +167,7 @@ class Batches:
         return -(-len(self.windows) // EVAL_BATCH_SIZE)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.windows.batches(EVAL_BATCH_SIZE)
+        return self.windows.batches()
 
 
 class Chunks:

@@ -15,13 +15,12 @@ from mlp_lm.cli import COMMANDS
 from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
-from mlp_lm.settings import check, check_unchanged
+from mlp_lm.settings import OPTIMIZER, SHAPE, check, check_unchanged
 from mlp_lm.text.corpus import SPLITS
 from mlp_lm.training import runs
 from mlp_lm.training.callbacks import Checkpoints
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
-from mlp_lm.training.optim import count_weights
 from mlp_lm.training.predictions import write_predictions
 from mlp_lm.training.quiet import silence
 from mlp_lm.training.report import build_report, render
@@ -40,8 +39,8 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
         """Write config.yaml; a resumed run keeps its first one."""
-        assert isinstance(trainer.checkpoint_callback, Checkpoints)
-        path = trainer.checkpoint_callback.run_dir / "config.yaml"
+        (run_dir,) = (c.run_dir for c in trainer.checkpoint_callbacks if isinstance(c, Checkpoints))
+        path = run_dir / "config.yaml"
         if not path.exists():
             self.parser.save(self.config, path, skip_none=False, multifile=False)
 
@@ -95,7 +94,8 @@ class CLI(LightningCLI):
                 "--report_test", type=bool, default=True, help="Report the test loss too; false leaves test unread"
             )
         if self.content is not None:
-            parser.set_defaults(checkpoint.settings(self.content))
+            known = parser.get_defaults()
+            parser.set_defaults({k: v for k, v in checkpoint.settings(self.content).items() if k in known})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then check all settings at once, before anything is seeded or read."""
@@ -112,9 +112,11 @@ class CLI(LightningCLI):
             raise SettingsError("ckpt_path: found in a config, expected on the command line alone")
         settings = {f"{section}.{k}": v for section in ("data", "model", "trainer") for k, v in config[section].items()}
         del settings["model.context_size"]  # data.context_size says it already
-        check({"seed_everything": config["seed_everything"], **settings})
+        settings["seed_everything"] = config["seed_everything"]
+        check(settings)
         if self.content is not None:
-            check_unchanged(settings, checkpoint.settings(self.content))
+            fixed = SHAPE + OPTIMIZER if self.command == "fit" else SHAPE
+            check_unchanged(settings, checkpoint.settings(self.content), fixed)
         if self.content is not None and self.command == "fit":
             if config["run_dir"] is not None:
                 raise SettingsError("run_dir: a continued run stays in its own folder; leave out --run_dir")
@@ -135,26 +137,30 @@ class CLI(LightningCLI):
         if self.checkpoint is not None:
             return runs.run_dir_of(Path(self.checkpoint))
         if config["run_dir"] is not None:
-            return runs.chosen_run_dir(Path(config["run_dir"]))
+            return runs.chosen_run_dir(config["run_dir"])
         return runs.new_run_dir(runs.run_name(str((config["config"] or [""])[0]), config["data"]["path"]))
 
     def fit(self, **kwargs: Any) -> None:
         """Make the run folder, train, report. The other commands write no run."""
         config = self.config[self.command]
+        if self.trainer.world_size > 1:
+            raise SettingsError("trainer.devices: several processes are not supported yet; expected 1 on 1 node")
         self.run_dir = self._run_dir()
         checkpoints = Checkpoints(self.run_dir)
         self.trainer.callbacks.append(checkpoints)  # type: ignore[attr-defined]  # public, but not declared
         if config["trainer"]["logger"]:
             self.trainer.logger = TensorBoardLogger(self.run_dir, name="", version="", default_hp_metric=False)
             self.trainer.logger.log_hyperparams({"data": self.datamodule.settings, "model": self.model.settings})
-        self.trainer.set_threads(self.datamodule.settings["batch_size"], count_weights(self.model.network))
+        self.trainer.set_threads(self.datamodule.settings["batch_size"], self.model.network.count_weights())
         print(self._summary(), flush=True)
         start = time.perf_counter()
         self.trainer.fit(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
         seconds = time.perf_counter() - start
         if self.trainer.is_global_zero:
+            # A checkpoint that was moved away from its run may have nothing left to train.
+            best = checkpoints.best if checkpoints.best.exists() else Path(str(self.checkpoint))
             report = build_report(
-                checkpoints.best,
+                best,
                 self.model,
                 self.datamodule,
                 seconds=seconds,
@@ -164,14 +170,12 @@ class CLI(LightningCLI):
                 seed=config["seed_everything"],
             )
             runs.write_report(self.run_dir, report)
-            print(render(report, self.run_dir, checkpoints.best))
+            print(render(report, self.run_dir, best))
 
     def _summary(self) -> str:
-        corpus = self.datamodule.corpus
-        windows = " / ".join(f"{len(getattr(corpus, split)):,}" for split in SPLITS)
-        data = self.datamodule.settings
-        source = data["path"] if data["train_path"] is None else data["train_path"]
-        return f"{source}: {windows} windows in {' / '.join(SPLITS)}, {len(corpus.vocab)} tokens; run {self.run_dir}"
+        data = self.datamodule
+        windows = " / ".join(f"{len(getattr(data.corpus, split)):,}" for split in SPLITS)
+        return f"{data.source}: {windows} windows in {' / '.join(SPLITS)}, {data.vocab_size} tokens; run {self.run_dir}"
 
     def validate(self, **kwargs: Any) -> None:
         """Print the dev loss."""

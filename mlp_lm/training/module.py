@@ -19,10 +19,9 @@ from mlp_lm.models.fused import FusedSGD
 from mlp_lm.models.metrics import NLL, token_nll
 from mlp_lm.models.network import MLP
 from mlp_lm.settings import check_section
+from mlp_lm.text.windows import Batch
 from mlp_lm.training.optim import build_optimizer, learning_rate_at, set_learning_rate
 from mlp_lm.training.trainer import Trainer
-
-Batch = tuple[Tensor, Tensor]  # contexts (…, T) and targets (…), int64
 
 
 class NLLMetric(Metric):
@@ -132,6 +131,10 @@ class MLPModule(LightningModule):
             why = "it takes CUDA, the fused step and a learning rate that does not change at every step"
             warnings.warn(f"model.cuda_graph: not used; {why}", stacklevel=2)
 
+    def on_train_start(self) -> None:
+        """A continued run may have another weight decay than the optimizer's state that was restored."""
+        self.optimizers(use_pl_optimizer=False).param_groups[0]["weight_decay"] = self.settings["weight_decay"]  # type: ignore[union-attr]
+
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         s = self.settings
@@ -209,9 +212,11 @@ class MLPModule(LightningModule):
         """Contexts (B, T), targets (B,)."""
         self.test_nll.update(self._nats(batch))
 
-    def predict_step(self, batch: Batch) -> Tensor:
-        """Log-probabilities (B, V) of the token after each context; contexts (B, T), targets (B,) unused."""
-        return self.network.log_probs(batch[0])
+    def predict_step(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss of each target (B,), most probable ids (B,) and their probabilities (B,) for a batch of windows."""
+        log_probs = self.network.log_probs(batch[0])
+        best_log_probs, best = log_probs.max(-1)
+        return token_nll(log_probs, batch[1]), best, best_log_probs.exp()
 
     def on_validation_epoch_end(self) -> None:
         """Log and forget what dev's batches added up to."""
@@ -242,6 +247,7 @@ class MLPModule(LightningModule):
             "model": dict(self.settings),
             "trainer": cast(Trainer, self.trainer).settings,
             "random_state": torch.get_rng_state(),  # dropout goes on where it was
+            "cuda_random_state": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -249,3 +255,5 @@ class MLPModule(LightningModule):
         # Lightning turns the network into float64 after it has loaded the weights, which would round them.
         self.network.to(checkpoint["state_dict"]["network.output.bias"].dtype)
         torch.set_rng_state(checkpoint[KEY]["random_state"])
+        if self.device.type == "cuda" and checkpoint[KEY]["cuda_random_state"] is not None:
+            torch.cuda.set_rng_state(checkpoint[KEY]["cuda_random_state"], self.device)

@@ -63,8 +63,3 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Give all parameter groups the learning rate `rate`."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def count_weights(network: nn.Module) -> int:
-    """How many numbers `network` learns."""
-    return sum(p.numel() for p in network.parameters())

@@ -16,8 +16,9 @@ MESSAGES = {
     "Loaded model weights from the checkpoint at": "the user has just typed that path",
 }
 WARNINGS = {
+    # Evaluation writes no checkpoints.
+    r".*callbacks used to create the checkpoint need to be provided": UserWarning,
     # Lightning 2.6 itself calls what torch 2.13 deprecates; nothing that a user could change.
-    r".*callbacks used to create the checkpoint need to be provided": UserWarning,  # evaluation writes none
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": Warning,
 }
 

@@ -13,10 +13,9 @@ import torch
 from mlp_lm import __version__
 from mlp_lm.models.checkpoint import load
 from mlp_lm.models.metrics import evaluate
-from mlp_lm.text.corpus import find
+from mlp_lm.text.corpus import SPLITS, find
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
-from mlp_lm.training.optim import count_weights
 
 NUM_SAMPLES = 10
 
@@ -57,13 +56,16 @@ def build_report(
             }
     return {
         "losses": losses,
-        "weights": count_weights(module.network),
-        "windows": {split: len(getattr(data.corpus, split)) for split in ("train", "dev", "test")},
+        "weights": module.network.count_weights(),
+        "windows": {split: len(getattr(data.corpus, split)) for split in SPLITS},
         "device": str(module.device),
         "first_step": first_step,
         "steps": steps,
         "seconds": round(seconds, 2),
-        "samples": [{"text": s.text, "where": s.where} for s in model.generate(NUM_SAMPLES, seed=seed)],
+        "samples": [
+            {"text": f"{s.text}{'…' if s.cut else ''}", "where": s.where}
+            for s in model.generate(NUM_SAMPLES, seed=seed)
+        ],
         "settings": {"seed_everything": seed, "data": data.settings, "model": module.settings},
         "versions": {
             "mlp_lm": __version__,

@@ -29,25 +29,34 @@ def new_run_dir(name: str) -> Path:
     while True:
         try:
             (parent / f"version_{number}").mkdir(parents=True)
-            return parent / f"version_{number}"
+            return claim(parent / f"version_{number}")
         except FileExistsError:
             number += 1
         except OSError as error:
             raise SettingsError(f"{parent}: cannot be made ({error.strerror}); name a folder with --run_dir") from error
 
 
-def chosen_run_dir(path: Path) -> Path:
-    """Make the folder of `--run_dir`. Raises SettingsError where it is no folder or holds a run already."""
-    if (path / CHECKPOINTS).exists():
+def chosen_run_dir(name: str) -> Path:
+    """Make the folder of `--run_dir`. Raises SettingsError where it is no folder, not empty or not ours to write."""
+    path = Path(name).expanduser()
+    last = path / CHECKPOINTS / "last.ckpt"
+    if last.exists():
         raise SettingsError(
-            f"run_dir: {path} holds a run already; name another folder, or continue that run with "
-            f"--ckpt_path {path / CHECKPOINTS / 'last.ckpt'}"
+            f"run_dir: {path} holds a run already; name another folder, or continue that run with --ckpt_path {last}"
         )
     try:
         path.mkdir(parents=True, exist_ok=True)
+        if not name or any(path.iterdir()):
+            raise SettingsError(f"run_dir: {name or 'the working folder'} is not empty; name a new folder")
+        return claim(path)
     except OSError as error:
-        raise SettingsError(f"run_dir: {path} cannot be made ({error.strerror})") from error
-    return path
+        raise SettingsError(f"run_dir: {path} cannot be used ({error.strerror}); name a new folder") from error
+
+
+def claim(run_dir: Path) -> Path:
+    """Make the folder of the checkpoints, which only one of two processes can."""
+    (run_dir / CHECKPOINTS).mkdir()
+    return run_dir
 
 
 def run_dir_of(checkpoint: Path) -> Path:

@@ -33,7 +33,7 @@ class Trainer(LightningTrainer):
         val_check_interval: int = 250,
         log_every_n_steps: int = 25,
         accelerator: str = "auto",
-        devices: int | str = "auto",
+        devices: int | str = 1,
         num_nodes: int = 1,
         strategy: str = "auto",
         precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true",
@@ -106,7 +106,7 @@ class Trainer(LightningTrainer):
                 detect_anomaly=detect_anomaly,
                 profiler=profiler,
             )
-        except (MisconfigurationException, ValueError, RuntimeError) as error:
+        except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
             raise SettingsError(f"trainer: {' '.join(str(error).split())}") from error
 
     def set_threads(self, batch_size: int, num_weights: int) -> None:
