@@ -169,7 +169,7 @@ def encode(items: Sequence[str], vocab: Vocab, block: int = 1 << 20) -> Ids:
     dtype = np.uint8 if len(vocab) <= 1 << 8 else np.int16 if len(vocab) <= 1 << 15 else np.int32
     ids_of = np.zeros(max(code_points.max(initial=0), ord("\n")) + 1, dtype)
     ids_of[code_points] = np.arange(1, len(vocab))
-    parts = [np.zeros(0, dtype)]
+    parts: list[Ids] = [np.zeros(0, dtype)]
     for start in range(0, len(items), block):
         text = "\n".join(items[start : start + block]) + "\n"
         parts.append(ids_of[np.frombuffer(text.encode("utf-32-le"), np.uint32)])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,7 +33,7 @@ class Windows:
         num_items = int(np.count_nonzero(ends))
         padded_size = len(stream) + context_size * num_items
         # The window of a target starts i * T after the target's place in the stream, where i items end before it.
-        starts: Ids = np.cumsum(ends, dtype=np.int32 if padded_size < 1 << 31 else np.int64)
+        starts: npt.NDArray[Any] = np.cumsum(ends, dtype=np.int32 if padded_size < 1 << 31 else np.int64)
         starts -= ends
         starts *= context_size
         starts += np.arange(len(stream), dtype=starts.dtype)
