@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,15 @@ def test_what_fit_prints(corpus_file: Path, tmp_path: Path, capfd: pytest.Captur
     for expected in ("weights, 12 steps", "nats/token", "dev ", "test ", "generated", "tensorboard --logdir"):
         assert expected in out
     assert f"sample {tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}" in out
+
+
+def test_on_a_terminal_there_is_a_bar_in_steps(
+    corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    fit(corpus_file, tmp_path / "run", "--data.steps_per_execution=4")
+    bar = capsys.readouterr().err
+    assert "12/12" in bar and "step/s" in bar and "dev loss 2." in bar
 
 
 @pytest.mark.parametrize(("command", "split"), [("validate", "dev"), ("test", "test")])

@@ -165,9 +165,9 @@ def encode(items: Sequence[str], vocab: Vocab, block: int = 1 << 20) -> Ids:
     A line feed, which no item contains, stands for the boundary while text becomes code points and code points
     become ids by one table look-up; `block` items at a time, which bounds the memory that this takes.
     """
-    code_points = np.array([ord(token) for token in vocab.tokens[1:]], dtype=np.int64)
+    code_points = [ord(token) for token in vocab.tokens[1:]]
     dtype = np.uint8 if len(vocab) <= 1 << 8 else np.int16 if len(vocab) <= 1 << 15 else np.int32
-    ids_of = np.zeros(max(code_points.max(initial=0), ord("\n")) + 1, dtype)
+    ids_of: Ids = np.zeros(max([ord("\n"), *code_points]) + 1, dtype)
     ids_of[code_points] = np.arange(1, len(vocab))
     parts: list[Ids] = [np.zeros(0, dtype)]
     for start in range(0, len(items), block):
