@@ -132,8 +132,10 @@ class MLPModule(LightningModule):
             warnings.warn(f"model.cuda_graph: not used; {why}", stacklevel=2)
 
     def on_train_start(self) -> None:
-        """A continued run may have another weight decay than the optimizer's state that was restored."""
-        self.optimizers(use_pl_optimizer=False).param_groups[0]["weight_decay"] = self.settings["weight_decay"]  # type: ignore[union-attr]
+        """Let a continued run have another weight decay than the optimizer's state that was restored."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        optimizer.param_groups[0]["weight_decay"] = self.settings["weight_decay"]
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -255,5 +257,6 @@ class MLPModule(LightningModule):
         # Lightning turns the network into float64 after it has loaded the weights, which would round them.
         self.network.to(checkpoint["state_dict"]["network.output.bias"].dtype)
         torch.set_rng_state(checkpoint[KEY]["random_state"])
-        if self.device.type == "cuda" and checkpoint[KEY]["cuda_random_state"] is not None:
-            torch.cuda.set_rng_state(checkpoint[KEY]["cuda_random_state"], self.device)
+        device = self.trainer.strategy.root_device  # the module itself has not been moved there yet
+        if device.type == "cuda" and checkpoint[KEY]["cuda_random_state"] is not None:
+            torch.cuda.set_rng_state(checkpoint[KEY]["cuda_random_state"], device)
