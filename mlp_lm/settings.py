@@ -44,13 +44,13 @@ class Range:
 class Choice:
     """One of a few words."""
 
-    words: tuple[str, ...]
+    words: tuple[str | bool, ...]
 
     def __contains__(self, value: object) -> bool:
         return value in self.words
 
     def __str__(self) -> str:
-        return f"one of {', '.join(self.words)}"
+        return f"one of {', '.join(map(str, self.words))}"
 
 
 COUNT = Range(1, 2**31 - 1, whole=True)
@@ -74,7 +74,7 @@ RANGES: dict[str, Range | Choice] = {
     "model.momentum": Range(0, 1, below=True),
     "model.weight_decay": Range(0),
     "model.lr_schedule": Choice(("constant", "step", "cosine")),
-    "model.cuda_graph": Choice(("auto", "true", "false")),
+    "model.cuda_graph": Choice(("auto", True, False)),
     "model.lr_warmup_steps": Range(0, 2**31 - 1, whole=True),
     "model.lr_decay_steps": Range(1, 2**31 - 1, whole=True, optional=True),
     "model.lr_drop_at": Range(0, 1),

@@ -15,9 +15,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mlp_lm import load
 from mlp_lm.cli import main
 from mlp_lm.models.metrics import evaluate
+from mlp_lm.models.sampling import generate
 from mlp_lm.text.corpus import load_corpus
 from mlp_lm.text.windows import Order, Windows
 from mlp_lm.training.datamodule import Chunks, TextDataModule
+from mlp_lm.training.module import MLPModule
 from mlp_lm.training.trainer import Trainer
 from tests.conftest import SMALL, fit
 
@@ -75,8 +77,6 @@ def test_best_ckpt_is_that_of_the_lowest_dev_loss(run_dir: Path, best: Path) -> 
 
 
 def test_last_ckpt_is_there_before_the_first_validation(corpus_file: Path, tmp_path: Path) -> None:
-    from mlp_lm.training.module import MLPModule
-
     class StoppedError(Exception):
         pass
 
@@ -90,10 +90,20 @@ def test_last_ckpt_is_there_before_the_first_validation(corpus_file: Path, tmp_p
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 0
 
 
-@pytest.mark.parametrize("steps_per_execution", [2, 7, 100])
-def test_steps_per_execution_changes_no_result(corpus_file: Path, tmp_path: Path, steps_per_execution: int) -> None:
+@pytest.mark.parametrize("steps_per_execution", [7, 100])
+def test_steps_per_execution_changes_no_result(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_per_execution: int
+) -> None:
+    # Dropout on, epochs of 20 batches of which the last is smaller, validations and log points at odds with K.
     flags = ["--data.batch_size=50", "--trainer.log_every_n_steps=3", "--model.dropout=0.3", "--trainer.max_steps=40"]
-    one = fit(corpus_file, tmp_path / "one", *flags)
+    one = fit(corpus_file, tmp_path / "one", *flags, "--data.steps_per_execution=1")
+    validated = MLPModule.on_validation_epoch_end
+
+    def and_sample(module: MLPModule) -> None:
+        validated(module)
+        generate(module.network.log_probs, 3, 3, max_length=5, generator=torch.Generator().manual_seed(1))
+
+    monkeypatch.setattr(MLPModule, "on_validation_epoch_end", and_sample)  # nor does sampling in between
     many = fit(corpus_file, tmp_path / "many", *flags, f"--data.steps_per_execution={steps_per_execution}")
     assert_same_weights(one, many)
     assert scalars(one) == scalars(many)
@@ -185,6 +195,31 @@ def test_where_chunks_end(corpus_file: Path) -> None:
     assert ends == [4, 6, 8, 9, 10, 12, 16, 18, 19, 20, 23]  # multiples of 4 and 6, uneven batches, the validation
 
 
+@pytest.mark.parametrize(
+    ("own", "environment", "batch_size", "expected"),
+    [
+        (None, None, 32, 1),  # a small step
+        (None, None, 1024, 3),  # a large one: as many as there are
+        (2, None, 32, 2),
+        (2, "4", 1024, 2),
+        (None, "4", 32, 3),  # OMP_NUM_THREADS is torch's own business
+    ],
+)
+def test_threads_follow_the_step_unless_the_user_says_otherwise(
+    own: int | None, environment: str | None, batch_size: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if environment:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        Trainer(accelerator="cpu", num_threads=own).set_threads(batch_size, num_weights=12_000)
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_several_processes_are_refused_for_now(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,8 +232,6 @@ def test_several_processes_are_refused_for_now(
 def test_report_test_false_leaves_test_unread(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlp_lm.training.datamodule import TextDataModule
-
     def refuse(_: TextDataModule) -> None:
         raise AssertionError("test data was asked for")
 

@@ -117,6 +117,11 @@ def test_a_run_can_be_stopped_fused_and_go_on_unfused_and_the_other_way_round(
             assert (weights(run)[name] - expected).abs().max() < 1e-9, name
 
 
+def test_a_cuda_graph_that_was_asked_for_and_cannot_be_is_one_warning(corpus_file: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"^model\.cuda_graph: not used; it takes CUDA"):
+        fit(corpus_file, tmp_path / "run", *CLASSIC, "--model.cuda_graph=true")
+
+
 @pytest.mark.parametrize(
     "flag", ["--model.momentum=0.5", "--model.dropout=0.1", "--model.num_layers=2", "--model.optimizer=adamw"]
 )

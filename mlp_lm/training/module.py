@@ -67,7 +67,7 @@ class MLPModule(LightningModule):
         lr_drop_at: float = 0.5,
         lr_end_factor: float = 0.0,
         fused: bool = True,
-        cuda_graph: Literal["auto", "true", "false"] = "auto",
+        cuda_graph: bool | Literal["auto"] = "auto",
     ) -> None:
         """The network and how it is trained.
 
@@ -123,11 +123,11 @@ class MLPModule(LightningModule):
         alone = self.trainer.world_size == 1 and self.trainer.precision in ("32-true", "64-true")
         if s["fused"] and classic and alone:
             self._fused = FusedSGD(self.network, s["weight_decay"], s["decay_all"])
-            if self.device.type == "cuda" and s["cuda_graph"] != "false" and s["lr_schedule"] != "cosine":
+            if self.device.type == "cuda" and s["cuda_graph"] and s["lr_schedule"] != "cosine":
                 self._fused = GraphedSteps(self._fused.run)
             note = "fused SGD step: gradients by hand, no autograd; --model.fused false turns it off"
             print(note, file=sys.stderr)
-        if s["cuda_graph"] == "true" and not isinstance(self._fused, GraphedSteps):
+        if s["cuda_graph"] is True and not isinstance(self._fused, GraphedSteps):
             why = "it takes CUDA, the fused step and a learning rate that does not change at every step"
             warnings.warn(f"model.cuda_graph: not used; {why}", stacklevel=2)
 
