@@ -24,6 +24,9 @@ COMMANDS = {
     "validate": Command("loss of a checkpoint on the dev split"),
     "test": Command("loss of a checkpoint on the test split"),
     "predict": Command("most probable next token for every window of the dev split, as CSV"),
+    "ngram": Command(
+        "count baselines on the same split, and the mixture with a network", "mlp_lm.commands.ngram:ngram"
+    ),
     "sample": Command("generate new items from a checkpoint", "mlp_lm.commands.sample:sample"),
     "score": Command("log-probability of each item of a text file", "mlp_lm.commands.score:score"),
 }
@@ -82,7 +85,8 @@ def _dispatch(args: list[str]) -> None:
         if target := COMMANDS[name].target:
             module, function = target.split(":")
             command = getattr(import_module(module), function)
-            command(**parse_call(command, name, rest))
+            positional, others = parse_call(command, name, rest)
+            command(*positional, **others)
         else:
             from mlp_lm.training.lightning_cli import run
 

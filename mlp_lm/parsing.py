@@ -67,22 +67,27 @@ def _one_line(message: str) -> str:
     return text.replace(key[0], f"{key[1]}: ") if key else text
 
 
-def parse_call(function: Callable[..., None], command: str, args: list[str]) -> dict[str, Any]:
-    """The arguments of `function` as given on the command line.
+def parse_call(function: Callable[..., None], command: str, args: list[str]) -> tuple[list[Any], dict[str, Any]]:
+    """The positional-only and the other arguments of `function` as given on the command line.
 
-    Its signature and docstring are the flags and the help: parameters without a default are positional, a bool
-    is a switch that takes no value.
+    Its signature and docstring are the flags and the help: parameters without a default are positional, one that is
+    positional-only and has a default may be left out, and a bool that is False by default is a switch without a value.
     """
     doc = docstring_parser.parse(inspect.getdoc(function) or "")
     described = {parameter.arg_name: parameter.description for parameter in doc.params}
     parameters = inspect.signature(function, eval_str=True).parameters
-    switches = {name for name, parameter in parameters.items() if parameter.annotation is bool}
+    switches = {name for name, p in parameters.items() if p.annotation is bool and p.default is False}
+    optional = {name for name, p in parameters.items() if p.kind is p.POSITIONAL_ONLY and p.default is not p.empty}
     text = "\n\n".join(filter(None, (doc.short_description, doc.long_description)))
     parser = OneLineErrors(prog=f"python -m mlp_lm {command}", description=text)
+    for name in optional:
+        kind, default = parameters[name].annotation, parameters[name].default
+        parser.add_argument(name, nargs="?", type=kind, default=default, help=described.get(name))
     for name in sorted(switches):
         parser.add_argument(f"--{name}", action="store_true", help=described.get(name))
-    parser.add_function_arguments(function, as_positional=True, skip={*switches})
-    return parser.parse_args(args).as_dict()
+    parser.add_function_arguments(function, as_positional=True, skip={*switches, *optional})
+    found = parser.parse_args(args).as_dict()
+    return [found.pop(name) for name in optional], found
 
 
 def check_config_file(path: str) -> None:

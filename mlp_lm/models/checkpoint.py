@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from mlp_lm.errors import CheckpointError
+from mlp_lm.models import count_file
 from mlp_lm.models.known_items import KnownItems
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.network import MLP
@@ -34,6 +35,7 @@ from mlp_lm.text.vocab import Vocab
 
 FORMAT_VERSION = 1
 KEY, DATA_KEY = "mlp_lm", "TextDataModule"
+UNFIT = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)  # what wrong parts raise
 NETWORK_PREFIX = "network."
 NETWORK_SETTINGS = ("embedding_dim", "hidden_dim", "num_layers", "dropout")
 
@@ -104,11 +106,32 @@ def settings(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(path: str | os.PathLike[str]) -> LanguageModel:
-    """The language model in a checkpoint, on the CPU, ready to sample and score.
+    """The language model in a checkpoint or a `.npz` file of counts, on the CPU, ready to sample and score.
 
-    Raises CheckpointError where `path` is not a checkpoint that this version can read.
+    Raises CheckpointError where `path` is not a file of ours that this version can read.
     """
+    if Path(path).suffix == ".npz":
+        return count_file.load(path)
     content = read(path)
+    network, context_size = load_network(path, content)
+    try:
+        data = content[DATA_KEY]
+        return LanguageModel(
+            vocab=Vocab(data["vocab"]),
+            context_size=context_size,
+            log_probs=network.log_probs,
+            longest_item=data["longest_item"],
+            known_items=None if data["item_hashes"] is None else KnownItems(data["item_hashes"]),
+        )
+    except UNFIT as error:
+        raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error
+
+
+def load_network(path: str | os.PathLike[str], content: dict[str, Any]) -> tuple[MLP, int]:
+    """The network in the `content` of a checkpoint, ready to predict, and its context size.
+
+    Raises CheckpointError, which names `path`, where the parts do not fit together.
+    """
     try:
         model, data = content[KEY]["model"], content[DATA_KEY]
         vocab, context_size = Vocab(data["vocab"]), data["settings"]["context_size"]
@@ -117,12 +140,6 @@ def load(path: str | os.PathLike[str]) -> LanguageModel:
         network.load_state_dict({k.removeprefix(NETWORK_PREFIX): v for k, v in weights.items()})
         if not all(v.isfinite().all() for v in weights.values()):
             raise CheckpointError(f"{path}: weights that are no numbers; its training went wrong")
-        return LanguageModel(
-            vocab=vocab,
-            context_size=context_size,
-            log_probs=network.to(weights["network.output.bias"].dtype).eval().log_probs,
-            longest_item=data["longest_item"],
-            known_items=None if data["item_hashes"] is None else KnownItems(data["item_hashes"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        return network.to(weights["network.output.bias"].dtype).eval(), context_size
+    except UNFIT as error:
         raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error

@@ -11,6 +11,8 @@ from torch import Tensor
 from mlp_lm.errors import DataError
 from mlp_lm.models.known_items import KnownItems
 from mlp_lm.models.metrics import NLL, token_nll
+from mlp_lm.models.network import MLP
+from mlp_lm.models.ngram import NGramModel
 from mlp_lm.models.sampling import generate
 from mlp_lm.settings import check
 from mlp_lm.text.corpus import detokenize, encode, tokenize
@@ -180,6 +182,20 @@ class LanguageModel:
     def _token_nlls(self, windows: Windows) -> Iterator[Tensor]:
         for contexts, targets in windows.batches():
             yield token_nll(self.log_probs(contexts), targets)
+
+
+class Mixture:
+    """weight · network + (1 - weight) · counts, of probabilities, as in Bengio et al. (2003, section 4)."""
+
+    def __init__(self, network: MLP, context_size: int, counts: NGramModel, weight: float) -> None:
+        """`context_size`: T of the network; contexts may be longer, as the counts need them."""
+        self.network, self.context_size, self.counts, self.weight = network, context_size, counts, weight
+
+    def log_probs(self, contexts: Tensor) -> Tensor:
+        """Log-probabilities (B, V), float64, of the token after each of the `contexts` (B, T or more)."""
+        network = self.network.log_probs(contexts[:, -self.context_size :]).double().exp()
+        counts = torch.from_numpy(self.counts.probs(contexts.numpy()))
+        return (self.weight * network + (1 - self.weight) * counts).log()
 
 
 def total(scores: Sequence[Score]) -> NLL:

@@ -1,0 +1,244 @@
+"""`python -m mlp_lm ngram`: what counting reaches on the split that `fit` trains on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlp_lm.errors import CheckpointError, SettingsError
+from mlp_lm.models import checkpoint, count_file
+from mlp_lm.models.known_items import MAX_ITEMS, hash_items
+from mlp_lm.models.language_model import Mixture
+from mlp_lm.models.metrics import NLL, evaluate, token_nll
+from mlp_lm.models.ngram import (
+    Counts,
+    Level,
+    NGramModel,
+    Smoothing,
+    add_k,
+    count,
+    modified_kneser_ney,
+    witten_bell,
+)
+from mlp_lm.settings import check
+from mlp_lm.text.corpus import SPLITS, Corpus, item_lengths, load_corpus
+from mlp_lm.text.windows import Windows
+
+ADDED = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that add_k chooses from, on dev
+
+
+@dataclass(frozen=True)
+class Row:
+    """One order of the table."""
+
+    order: int
+    contexts_possible: int  # V^(n-1)
+    contexts_seen: int
+    parameters: int
+    train: float  # nats/token
+    dev: float
+    seconds: float
+    remark: str  # what the smoothing chose
+
+
+def ngram(
+    path: str | None = None,
+    /,
+    orders: str = "1,2,3,4,5,6",
+    smoothing: Smoothing = "mkn",
+    unique: bool | None = None,
+    split_seed: int | None = None,
+    train_path: str | None = None,
+    dev_path: str | None = None,
+    test_path: str | None = None,
+    max_item_length: int = 10_000,
+    test: bool = False,
+    mix: str | None = None,
+    save: str | None = None,
+    plot: str | None = None,
+    json: str | None = None,
+) -> None:
+    """Count models of several orders on the split that fit would train on, or mixed with a trained network.
+
+    One row an order: contexts possible and seen, numbers stored, nats/token and perplexity on train and dev, seconds.
+
+    Args:
+        path: Text file or known dataset, as data.path of fit; names unless given. With --mix, the checkpoint's own.
+        orders: Orders n, from 1 to 12, separated by commas.
+        smoothing: mkn is interpolated modified Kneser-Ney; add_k adds the same k, chosen on dev; interpolated is
+            Witten-Bell; none leaves relative frequencies, for which unseen events are impossible.
+        unique: Drop repeated items before the split; true unless given.
+        split_seed: Seed of the shuffle before the split; 42 unless given.
+        train_path: File of the train split, together with dev_path and test_path.
+        dev_path: File of the dev split.
+        test_path: File of the test split.
+        max_item_length: Longest item allowed, in characters.
+        test: Report the test split too, for the order that is best on dev.
+        mix: Checkpoint of a network: take corpus and split from it, and mix it with the order that is best on dev.
+        save: Write the order that is best on dev, or the mixture, to this .npz file; sample and score read it.
+        plot: Draw dev loss and contexts over the order into this PNG or SVG file.
+        json: Write all figures to this file.
+    """
+    numbers = _orders(orders)
+    content = checkpoint.read(mix) if mix is not None else None
+    data = _data_settings(content, path, unique, split_seed, (train_path, dev_path, test_path), max_item_length)
+    check({f"data.{name}": value for name, value in data.items()})
+    splits = [data["train_path"], data["dev_path"], data["test_path"]]
+    corpus = load_corpus(
+        data["path"],
+        splits if splits[0] is not None else None,
+        unique=data["unique"],
+        split_seed=data["split_seed"],
+        max_item_length=data["max_item_length"],
+    )
+    if content is not None and content[checkpoint.DATA_KEY]["fingerprint"] != corpus.fingerprint:
+        raise CheckpointError(f"{mix}: trained on other items, or on another split, than {data['path']} has now")
+    models, rows = _table(corpus, numbers, smoothing)
+    best = min(range(len(rows)), key=lambda i: rows[i].dev)
+    report: dict[str, Any] = {"data": data, "smoothing": smoothing, "orders": [asdict(row) for row in rows]}
+    mixture = None
+    if content is not None and mix is not None:
+        mixture, report["mixture"] = _mix(mix, content, models[best], rows[best].order, corpus)
+    elif test:
+        nll = _evaluate(models[best].log_probs, corpus, "test", rows[best].order - 1)
+        report["test"] = {"order": rows[best].order, "test": nll.nats_per_token}
+        print(f"test, order {rows[best].order}: {_figures(nll.nats_per_token)}")
+    if save is not None:
+        count_file.save(save, models[best], _facts(corpus, smoothing), mixture)
+        print(f"saved: {save}")
+    if plot is not None:
+        from mlp_lm.figures import plot_orders
+
+        plot_orders(plot, [asdict(row) for row in rows])
+    if json is not None:
+        _write_text(json, dumps(report, indent=2) + "\n")
+
+
+def _orders(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(1 <= n <= 12 for n in numbers):
+        raise SettingsError(f"orders: found {text!r}, expected whole numbers from 1 to 12, separated by commas")
+    return sorted(set(numbers))
+
+
+def _data_settings(
+    content: dict[str, Any] | None,
+    path: str | None,
+    unique: bool | None,
+    split_seed: int | None,
+    split_paths: tuple[str | None, str | None, str | None],
+    max_item_length: int,
+) -> dict[str, Any]:
+    """What is given on the command line, over the checkpoint's or the usual settings."""
+    usual = {"path": "names", "unique": True, "split_seed": 42, "max_item_length": max_item_length}
+    usual |= {"train_path": None, "dev_path": None, "test_path": None}
+    own = content[checkpoint.DATA_KEY]["settings"] if content is not None else {}
+    given = {"path": path, "unique": unique, "split_seed": split_seed}
+    given |= dict(zip(("train_path", "dev_path", "test_path"), split_paths, strict=True))
+    known = {name: own.get(name, value) for name, value in usual.items()}
+    return known | {name: value for name, value in given.items() if value is not None}
+
+
+def _table(corpus: Corpus, orders: list[int], smoothing: Smoothing) -> tuple[list[NGramModel], list[Row]]:
+    """Train and evaluate all orders, printing a row for each as it is ready."""
+    vocab_size, models, rows = len(corpus.vocab), [], []
+    start = time.perf_counter()
+    counts = count(corpus.train, vocab_size, max(orders))
+    counting = time.perf_counter() - start
+    print("order  contexts possible       seen  parameters   train     ppl     dev     ppl  seconds")
+    for order in orders:
+        start = time.perf_counter()
+        levels, remark = _smooth(counts[:order], corpus, smoothing)
+        model = NGramModel(levels, vocab_size)
+        seconds = time.perf_counter() - start + counting * order / max(orders)
+        train, dev = (_evaluate(model.log_probs, corpus, split, order - 1).nats_per_token for split in ("train", "dev"))
+        seen = len(counts[order - 2].keys) if order > 2 else vocab_size if order == 2 else 1
+        row = Row(order, vocab_size ** (order - 1), seen, model.count_parameters(), train, dev, seconds, remark)
+        print(
+            f"{order:>5}{row.contexts_possible:>19,}{seen:>11,}{row.parameters:>12,}{train:>8.4f}{np.exp(train):>8.3f}"
+            f"{dev:>8.4f}{np.exp(dev):>8.3f}{seconds:>9.2f}  {remark}".rstrip()
+        )
+        models.append(model)
+        rows.append(row)
+    return models, rows
+
+
+def _smooth(counts: Sequence[Counts], corpus: Corpus, smoothing: Smoothing) -> tuple[list[Level], str]:
+    vocab_size = len(corpus.vocab)
+    if smoothing == "mkn":
+        levels, fallbacks = modified_kneser_ney(counts)
+        named = ", ".join(map(str, fallbacks))
+        return levels, f"discounts 0.5, 1, 1.5 at level {named}: too few counts" if fallbacks else ""
+    if smoothing == "interpolated":
+        return witten_bell(counts), ""
+    if smoothing == "none":
+        return add_k(counts, vocab_size, 0.0), ""
+
+    def dev_loss(k: float) -> float:
+        model = NGramModel(add_k(counts, vocab_size, k), vocab_size)
+        return _evaluate(model.log_probs, corpus, "dev", len(counts) - 1).nats_per_token
+
+    best = min(ADDED, key=dev_loss)
+    return add_k(counts, vocab_size, best), f"k = {best:g}, chosen on dev"
+
+
+def _evaluate(log_probs: Callable[[Tensor], Tensor], corpus: Corpus, split: str, context_size: int) -> NLL:
+    return evaluate(log_probs, Windows(getattr(corpus, split), max(context_size, 1)).batches())
+
+
+def _mix(
+    path: str, content: dict[str, Any], counts: NGramModel, order: int, corpus: Corpus
+) -> tuple[Mixture, dict[str, Any]]:
+    """The mixture whose weight is best on dev, and its figures; prints them beside those of its parts."""
+    network, own_context = checkpoint.load_network(path, content)
+    context_size = max(own_context, order - 1)
+
+    def only(weight: float) -> Mixture:
+        return Mixture(network, own_context, counts, weight)
+
+    def target_probs(model: Mixture) -> Tensor:
+        batches = Windows(corpus.dev, context_size).batches()
+        return torch.cat([-token_nll(model.log_probs(contexts), targets) for contexts, targets in batches]).exp()
+
+    with torch.inference_mode():
+        by_network, by_counts = target_probs(only(1.0)), target_probs(only(0.0))
+        losses = [-(w * by_network + (1 - w) * by_counts).log().mean().item() for w in np.linspace(0, 1, 101)]
+    mixture = only(int(np.argmin(losses)) / 100)
+    figures: dict[str, Any] = {"weight": mixture.weight, "order": order}
+    print(f"\nmixture: {mixture.weight:.2f} network + {1 - mixture.weight:.2f} counts of order {order}, chosen on dev")
+    for name, model in {"network": only(1.0), "counts": only(0.0), "mixture": mixture}.items():
+        dev, test = (
+            _evaluate(model.log_probs, corpus, split, context_size).nats_per_token for split in ("dev", "test")
+        )
+        figures[name] = {"dev": dev, "test": test}
+        print(f"  {name:<8} dev {_figures(dev)}; test {_figures(test)}")
+    return mixture, figures
+
+
+def _write_text(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _figures(nats_per_token: float) -> str:
+    return f"{nats_per_token:.4f} nats/token, perplexity {np.exp(nats_per_token):.3f}"
+
+
+def _facts(corpus: Corpus, smoothing: str) -> count_file.Facts:
+    lengths = {split: item_lengths(getattr(corpus, split)) for split in SPLITS}
+    few = sum(map(len, lengths.values())) <= MAX_ITEMS
+    hashes = {split: hash_items(corpus.items(split)) for split in SPLITS} if few else None
+    return count_file.Facts(corpus.vocab, int(lengths["train"].max()), corpus.fingerprint, smoothing, hashes)

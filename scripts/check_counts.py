@@ -1,0 +1,77 @@
+"""Count models against kenlm's figures on names.txt, and how fast counting is on a large corpus.
+
+    python scripts/check_counts.py names.txt [--tokens 10000000]
+
+Ends with exit code 1 where a loss is off by more than 0.0005 nats/token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import time
+
+import numpy as np
+
+from mlp_lm.models.metrics import evaluate
+from mlp_lm.models.ngram import NGramModel, count, modified_kneser_ney
+from mlp_lm.text.corpus import load_corpus
+from mlp_lm.text.windows import Windows
+
+# lmplz --discount_fallback: (unique, order) to dev and test, nats/token
+KENLM = {
+    (False, 4): (2.0564, 2.0579),
+    (True, 4): (2.0659, 2.0748),
+}
+
+
+def check_losses(path: str) -> bool:
+    """Compare with kenlm; prints a line for each figure."""
+    good = True
+    for (unique, order), expected in KENLM.items():
+        corpus = load_corpus(path, None, unique=unique, split_seed=42, max_item_length=10_000)
+        levels, _ = modified_kneser_ney(count(corpus.train, len(corpus.vocab), order))
+        model = NGramModel(levels, len(corpus.vocab))
+        for split, loss in zip(("dev", "test"), expected, strict=True):
+            found = evaluate(model.log_probs, Windows(getattr(corpus, split), order - 1).batches()).nats_per_token
+            near = abs(found - loss) <= 0.0005
+            good &= near
+            name = "unique" if unique else "lecture"
+            print(f"{name} split, order {order}, {split}: {found:.4f}, kenlm {loss:.4f}{'' if near else '  WRONG'}")
+    return good
+
+
+def measure(num_tokens: int, order: int) -> None:
+    """Count and smooth a corpus made by a random walk, so that n-grams repeat as in text."""
+    rng = np.random.default_rng(1)
+    likely = rng.integers(1, 27, (27, 27, 4))  # four likely successors of each two tokens
+    stream = np.empty(num_tokens, np.uint8)
+    picks, ends = rng.integers(0, 4, num_tokens).tolist(), (rng.random(num_tokens) < 0.12).tolist()
+    one, two, table = 0, 0, likely.tolist()
+    for i in range(num_tokens):
+        token = 0 if ends[i] and two else table[one][two][picks[i]]
+        stream[i] = token
+        one, two = two, token
+    bare = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    levels, _ = modified_kneser_ney(count(stream, 27, order))
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    grams = sum(len(level.keys) for level in levels)
+    print(f"{num_tokens:,} tokens, order {order}: {grams:,} n-grams, {seconds:.1f} s, {(peak - bare) / 2**20:.2f} GiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", help="names.txt of the lecture")
+    parser.add_argument("--tokens", type=int, default=10_000_000, help="of the large corpus; 0 leaves it out")
+    args = parser.parse_args()
+    good = check_losses(args.path)
+    if args.tokens:
+        measure(args.tokens, 5)
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()
