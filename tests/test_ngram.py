@@ -145,10 +145,15 @@ def test_the_table_and_the_saved_model(corpus_file: Path, tmp_path: Path, capsys
 
 
 def test_unseen_events_are_infinite_without_smoothing_and_add_k_says_what_it_chose(
-    corpus_file: Path, capsys: Capture
+    corpus_file: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     assert main(["ngram", str(corpus_file), "--orders=4", "--smoothing=none"]) == 0
     assert "inf" in capsys.readouterr().out
+    saved = str(tmp_path / "counts.npz")
+    assert main(["ngram", str(corpus_file), "--orders=4", "--smoothing=none", f"--save={saved}"]) == 0
+    assert load(saved).sample(20, seed=1)
+    capsys.readouterr()
+    assert "no token has a chance after this prompt" in error_of(["sample", saved, "--prompt=aaaaaaa"], capsys)
     assert main(["ngram", str(corpus_file), "--orders=2", "--smoothing=add_k"]) == 0
     assert "chosen on dev" in capsys.readouterr().out
 

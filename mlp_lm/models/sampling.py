@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mlp_lm.errors import DataError
 from mlp_lm.text.vocab import BOUNDARY
 
 MAX_BATCH_TOKENS = 2**22  # 32 MB of ids
@@ -109,8 +110,11 @@ def _draw(
     """One token id (B,) from each row of log-probabilities (B, V)."""
     if temperature == 0:
         return log_probs.argmax(-1)
+    most_probable = log_probs.amax(-1, keepdim=True)  # (B, 1)
+    if most_probable.isneginf().any():  # counts without smoothing, after what they have never seen
+        raise DataError("no token has a chance after this prompt; the model has never seen it")
     # The most probable token stays at 0, however small the temperature; float32 has no number below 1e-38.
-    log_probs = (log_probs - log_probs.amax(-1, keepdim=True)) / max(temperature, 1e-30)
+    log_probs = (log_probs - most_probable) / max(temperature, 1e-30)
     if top_k is not None or top_p is not None:
         log_probs = truncate(log_probs, top_k, top_p)
     return torch.multinomial(log_probs.softmax(-1), 1, generator=generator).squeeze(-1)
