@@ -150,7 +150,7 @@ def test_unseen_events_are_infinite_without_smoothing_and_add_k_says_what_it_cho
     assert main(["ngram", str(corpus_file), "--orders=4", "--smoothing=none"]) == 0
     assert "inf" in capsys.readouterr().out
     saved = str(tmp_path / "counts.npz")
-    assert main(["ngram", str(corpus_file), "--orders=4", "--smoothing=none", f"--save={saved}"]) == 0
+    assert main(["ngram", str(corpus_file), "--orders=6", "--smoothing=none", f"--save={saved}"]) == 0
     assert load(saved).sample(20, seed=1)
     capsys.readouterr()
     assert "no token has a chance after this prompt" in error_of(["sample", saved, "--prompt=aaaaaaa"], capsys)

@@ -197,8 +197,8 @@ def add_k(counts: Sequence[Counts], vocab_size: int, k: float) -> list[Level]:
         c = level.counts if is_last else np.where(level.begins, level.counts, 0)
         totals = np.bincount(level.contexts, c, minlength=level.num_contexts)
         sums = totals + k * vocab_size
-        # An unseen context is left to p_0: uniform, or nothing at all where nothing is added.
-        unseen = 1.0 if k > 0 else 0.0 if level is counts[0] else 1.0
+        # What no level has seen is left to p_0: uniform, or impossible where nothing is added.
+        unseen = 0.0 if k == 0 and level is counts[0] else 1.0
         backoff = np.divide(k * vocab_size, sums, out=np.full(level.num_contexts, unseen), where=totals > 0)
         probs = np.divide(c, sums[level.contexts], out=np.zeros(len(c)), where=c > 0)
         levels.append(Level(level.keys, probs, backoff))
