@@ -42,24 +42,23 @@ def check_losses(path: str) -> bool:
     return good
 
 
-def measure(num_tokens: int, order: int) -> None:
-    """Count and smooth a corpus made by a random walk, so that n-grams repeat as in text."""
+def measure(num_tokens: int, vocab_size: int, order: int) -> None:
+    """Count and smooth items of independent tokens with Zipf's frequencies, which have more n-grams than text has."""
     rng = np.random.default_rng(1)
-    likely = rng.integers(1, 27, (27, 27, 4))  # four likely successors of each two tokens
-    stream = np.empty(num_tokens, np.uint8)
-    picks, ends = rng.integers(0, 4, num_tokens).tolist(), (rng.random(num_tokens) < 0.12).tolist()
-    one, two, table = 0, 0, likely.tolist()
-    for i in range(num_tokens):
-        token = 0 if ends[i] and two else table[one][two][picks[i]]
-        stream[i] = token
-        one, two = two, token
+    weights = 1 / np.arange(1, vocab_size)
+    stream = 1 + np.searchsorted(np.cumsum(weights / weights.sum()), rng.random(num_tokens))
+    stream = np.minimum(stream, vocab_size - 1).astype(np.int32)
+    stream[9::10] = 0  # items of nine tokens
     bare = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    levels, _ = modified_kneser_ney(count(stream, 27, order))
+    levels, _ = modified_kneser_ney(count(stream, vocab_size, order))
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     grams = sum(len(level.keys) for level in levels)
-    print(f"{num_tokens:,} tokens, order {order}: {grams:,} n-grams, {seconds:.1f} s, {(peak - bare) / 2**20:.2f} GiB")
+    print(
+        f"{num_tokens:,} tokens, V = {vocab_size:,}, order {order}: {grams:,} n-grams, "
+        f"{seconds:.1f} s, {(peak - bare) / 2**20:.2f} GiB above the bare process"
+    )
 
 
 def main() -> None:
@@ -69,7 +68,7 @@ def main() -> None:
     args = parser.parse_args()
     good = check_losses(args.path)
     if args.tokens:
-        measure(args.tokens, 5)
+        measure(args.tokens, 100_000, 5)
     sys.exit(0 if good else 1)
 
 

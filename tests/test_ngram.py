@@ -17,7 +17,6 @@ from mlp_lm.models.ngram import Level, NGramModel, add_k, count, modified_kneser
 from mlp_lm.text.corpus import Ids, encode, load_corpus
 from mlp_lm.text.vocab import Vocab
 from mlp_lm.text.windows import Windows
-from tests.conftest import ROOT
 from tests.test_cli import Capture, error_of
 
 VOCAB = Vocab(["", "a", "b"])
@@ -210,4 +209,3 @@ def test_the_bundled_names() -> None:
     four = NGramModel(modified_kneser_ney(count(corpus.train, 27, 4))[0], 27)
     loss = evaluate(four.log_probs, Windows(corpus.dev, 3).batches()).nats_per_token
     assert 2.0 < loss < math.log(27) - 0.9
-    assert (ROOT / "scripts" / "check_counts.py").exists()

@@ -30,7 +30,7 @@ from mlp_lm.models.ngram import (
 )
 from mlp_lm.settings import check
 from mlp_lm.text.corpus import SPLITS, Corpus, item_lengths, load_corpus
-from mlp_lm.text.windows import Windows
+from mlp_lm.text.windows import Windows, eval_batch_size
 
 ADDED = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that add_k chooses from, on dev
 
@@ -194,7 +194,8 @@ def _smooth(counts: Sequence[Counts], corpus: Corpus, smoothing: Smoothing) -> t
 
 
 def _evaluate(log_probs: Callable[[Tensor], Tensor], corpus: Corpus, split: str, context_size: int) -> NLL:
-    return evaluate(log_probs, Windows(getattr(corpus, split), max(context_size, 1)).batches())
+    windows = Windows(getattr(corpus, split), max(context_size, 1))
+    return evaluate(log_probs, windows.batches(eval_batch_size(len(corpus.vocab))))
 
 
 def _mix(
@@ -208,7 +209,7 @@ def _mix(
         return Mixture(network, own_context, counts, weight)
 
     def target_probs(model: Mixture) -> Tensor:
-        batches = Windows(corpus.dev, context_size).batches()
+        batches = Windows(corpus.dev, context_size).batches(eval_batch_size(len(corpus.vocab)))
         return torch.cat([-token_nll(model.log_probs(contexts), targets) for contexts, targets in batches]).exp()
 
     with torch.inference_mode():

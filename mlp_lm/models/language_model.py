@@ -17,7 +17,7 @@ from mlp_lm.models.sampling import generate
 from mlp_lm.settings import check
 from mlp_lm.text.corpus import detokenize, encode, tokenize
 from mlp_lm.text.vocab import Vocab
-from mlp_lm.text.windows import Windows
+from mlp_lm.text.windows import Windows, eval_batch_size
 
 TRIES_PER_NEW_ITEM = 100  # a model that knows its corpus by heart draws hardly anything new
 
@@ -180,7 +180,7 @@ class LanguageModel:
 
     @torch.inference_mode()
     def _token_nlls(self, windows: Windows) -> Iterator[Tensor]:
-        for contexts, targets in windows.batches():
+        for contexts, targets in windows.batches(eval_batch_size(len(self.vocab))):
             yield token_nll(self.log_probs(contexts), targets)
 
 

@@ -19,6 +19,11 @@ Batch = tuple[Tensor, Tensor]  # contexts (…, T) and targets (…), int64
 EVAL_BATCH_SIZE = 8192  # windows; more makes nothing faster
 
 
+def eval_batch_size(vocab_size: int) -> int:
+    """How many windows to evaluate at once, so that their probabilities (B, V) stay below half a gigabyte."""
+    return max(1, min(EVAL_BATCH_SIZE, 2**26 // vocab_size))
+
+
 class Windows:
     """The N windows of one split: every token of its stream is the target of one, boundaries included.
 

@@ -14,7 +14,7 @@ from mlp_lm.errors import CheckpointError
 from mlp_lm.models.known_items import MAX_ITEMS, hash_items
 from mlp_lm.settings import check_section
 from mlp_lm.text.corpus import DATASETS, SPLITS, Corpus, item_lengths, load_corpus
-from mlp_lm.text.windows import EVAL_BATCH_SIZE, Batch, Order, Windows
+from mlp_lm.text.windows import Batch, Order, Windows, eval_batch_size
 from mlp_lm.training.trainer import Trainer
 
 
@@ -102,15 +102,15 @@ class TextDataModule(LightningDataModule):
 
     def val_dataloader(self) -> Batches:
         """All windows of dev."""
-        return Batches(self.windows("dev"))
+        return Batches(self.windows("dev"), self.vocab_size)
 
     def test_dataloader(self) -> Batches:
         """All windows of test."""
-        return Batches(self.windows("test"))
+        return Batches(self.windows("test"), self.vocab_size)
 
     def predict_dataloader(self) -> Batches:
         """All windows of dev: test data is for `test` alone."""
-        return Batches(self.windows("dev"))
+        return Batches(self.windows("dev"), self.vocab_size)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -160,14 +160,15 @@ class TextDataModule(LightningDataModule):
 class Batches:
     """All windows of a split in their order, as (contexts (B, T), targets (B,))."""
 
-    def __init__(self, windows: Windows) -> None:
+    def __init__(self, windows: Windows, vocab_size: int) -> None:
         self.windows = windows
+        self.batch_size = eval_batch_size(vocab_size)
 
     def __len__(self) -> int:
-        return -(-len(self.windows) // EVAL_BATCH_SIZE)
+        return -(-len(self.windows) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.windows.batches()
+        return self.windows.batches(self.batch_size)
 
 
 class Chunks:
