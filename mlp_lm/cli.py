@@ -27,7 +27,7 @@ COMMANDS = {
     "ngram": Command(
         "count baselines on the same split, and the mixture with a network", "mlp_lm.commands.ngram:ngram"
     ),
-    "sample": Command("generate new items from a checkpoint", "mlp_lm.commands.sample:sample"),
+    "sample": Command("generate new items from a checkpoint or count model", "mlp_lm.commands.sample:sample"),
     "score": Command("log-probability of each item of a text file", "mlp_lm.commands.score:score"),
 }
 

@@ -23,10 +23,10 @@ def plot_orders(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(orders, [row["dev"] for row in rows], "o-")
-    left.set(xlabel="order", ylabel="dev loss, nats/token", title="Longer contexts predict better, up to a point")
+    left.set(xlabel="order", ylabel="dev loss, nats/token", title="Dev loss")
     right.plot(orders, [row["contexts_possible"] for row in rows], "o--", label="possible")
     right.plot(orders, [row["contexts_seen"] for row in rows], "o-", label="seen in train")
-    right.set(xlabel="order", ylabel="contexts", yscale="log", title="Possible contexts explode, seen ones do not")
+    right.set(xlabel="order", ylabel="contexts", yscale="log", title="Contexts")
     right.legend()
     for axes in (left, right):
         axes.set_xticks(orders)

@@ -77,7 +77,7 @@ def parse_call(function: Callable[..., None], command: str, args: list[str]) -> 
     described = {parameter.arg_name: parameter.description for parameter in doc.params}
     parameters = inspect.signature(function, eval_str=True).parameters
     switches = {name for name, p in parameters.items() if p.annotation is bool and p.default is False}
-    optional = {name for name, p in parameters.items() if p.kind is p.POSITIONAL_ONLY and p.default is not p.empty}
+    optional = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_ONLY and p.default is not p.empty]
     text = "\n\n".join(filter(None, (doc.short_description, doc.long_description)))
     parser = OneLineErrors(prog=f"python -m mlp_lm {command}", description=text)
     for name in optional:

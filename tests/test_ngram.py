@@ -17,6 +17,7 @@ from mlp_lm.models.ngram import Level, NGramModel, add_k, count, modified_kneser
 from mlp_lm.text.corpus import Ids, encode, load_corpus
 from mlp_lm.text.vocab import Vocab
 from mlp_lm.text.windows import Windows
+from tests.conftest import fit
 from tests.test_cli import Capture, error_of
 
 VOCAB = Vocab(["", "a", "b"])
@@ -183,7 +184,13 @@ def test_the_mixture_is_no_worse_than_its_parts_and_can_be_saved(best: Path, tmp
         (["--orders=x"], "from 1 to 12"),
         (["--smoothing=magic"], "smoothing: found 'magic', expected mkn or add_k or interpolated or none"),
         (["--mix=none.ckpt"], "none.ckpt: no such file"),
-        (["--save=/nowhere/counts.npz"], "/nowhere/counts.npz: cannot be written"),
+        (["--save=/nowhere/counts.npz"], "save: '/nowhere/counts.npz' cannot be written"),
+        (["--save=counts"], "save: found 'counts', expected a file that ends in .npz"),
+        (["--save="], "save: found ''"),
+        (["--plot=orders.foo"], "plot: found 'orders.foo', expected a file that ends in .png or .svg"),
+        (["--json=."], "json: '.' cannot be written"),
+        (["--json=x.npz", "--save=x.npz"], "json: x.npz is --save too"),
+        (["--max_item_length=3"], "at most 3 are allowed"),
     ],
 )
 def test_bad_input(args: list[str], expected: str, corpus_file: Path, capsys: Capture) -> None:
@@ -194,8 +201,61 @@ def test_bad_input(args: list[str], expected: str, corpus_file: Path, capsys: Ca
 def test_a_corpus_of_one_item_and_a_checkpoint_of_other_data(best: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "one.txt").write_text("anna\n")
     assert "1 item, too few" in error_of(["ngram", str(tmp_path / "one.txt")], capsys)
-    assert "trained on other items" in error_of(["ngram", "names", f"--mix={best}"], capsys)
+    assert "has other characters" in error_of(["ngram", "names", f"--mix={best}"], capsys)
+    assert "split in another way" in error_of(["ngram", f"--mix={best}", "--split_seed=1"], capsys)
     assert "gone.txt: no such file" in error_of(["ngram", str(tmp_path / "gone.txt"), f"--mix={best}"], capsys)
+
+
+def test_outputs_never_replace_inputs(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
+    mine = tmp_path / "mine.npz"
+    mine.write_bytes(corpus_file.read_bytes())
+    for flag in ("save", "json"):
+        assert "is an input too" in error_of(["ngram", str(mine), f"--{flag}={mine}"], capsys)
+    assert mine.read_bytes() == corpus_file.read_bytes()
+
+
+def test_orders_beyond_the_longest_item(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "short.txt").write_text("ab\nba\naa\nbb\na\nb\n")
+    assert main(["ngram", str(tmp_path / "short.txt"), "--orders=2,8"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["order", "2", "8"]
+
+
+def test_contexts_that_were_seen(tmp_path: Path) -> None:
+    for name, text in (("train", "ab\nab\n"), ("dev", "zed\n"), ("test", "a\n")):
+        (tmp_path / name).write_text(text)
+    paths = [f"--{name}_path={tmp_path / name}" for name in ("train", "dev", "test")]
+    assert main(["ngram", *paths, "--orders=1,2,3", f"--json={tmp_path / 'f.json'}", "--smoothing=none"]) == 0
+    rows = json.loads((tmp_path / "f.json").read_text())["orders"]
+    assert [row["contexts_seen"] for row in rows] == [1, 3, 2]  # ., a, b; then .a and ab
+    assert [row["dev"] for row in rows] == [None, None, None]  # infinite, which JSON cannot say
+
+
+def test_a_mixture_in_float64_is_the_same_after_saving(corpus_file: Path, tmp_path: Path) -> None:
+    run = fit(corpus_file, tmp_path / "run", "--trainer.precision=64-true")
+    saved, checkpoint = tmp_path / "m.npz", run / "checkpoints" / "best.ckpt"
+    figures = tmp_path / "figures.json"
+    assert main(["ngram", f"--mix={checkpoint}", "--orders=2", f"--save={saved}", f"--json={figures}"]) == 0
+    corpus = load_corpus(str(corpus_file), None, unique=True, split_seed=42, max_item_length=100)
+    loss = evaluate(load(saved).log_probs, Windows(corpus.dev, 3).batches()).nats_per_token
+    assert loss == json.loads(figures.read_text())["mixture"]["mixture"]["dev"]
+
+
+CHANGES: dict[str, object] = {
+    "level2_backoff": None,
+    "level2_keys": np.zeros((2, 2), np.int64),
+    "level1_probs": np.full(10, np.nan),
+    "header": np.array('{"format_version": "2"}'),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_count_file_with_wrong_parts(name: str, corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
+    saved = tmp_path / "counts.npz"
+    assert main(["ngram", str(corpus_file), "--orders=2", f"--save={saved}"]) == 0
+    capsys.readouterr()
+    arrays = dict(np.load(saved)) | {name: CHANGES[name]}
+    np.savez(saved, **{key: value for key, value in arrays.items() if value is not None})
+    assert "damaged" in error_of(["sample", str(saved)], capsys)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"x" * 100])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.models import checkpoint, count_file
-from mlp_lm.models.known_items import MAX_ITEMS, hash_items
+from mlp_lm.models.known_items import facts_of, hash_items
 from mlp_lm.models.language_model import Mixture
 from mlp_lm.models.metrics import NLL, evaluate, token_nll
 from mlp_lm.models.ngram import (
@@ -29,7 +29,7 @@ from mlp_lm.models.ngram import (
     witten_bell,
 )
 from mlp_lm.settings import check
-from mlp_lm.text.corpus import SPLITS, Corpus, item_lengths, load_corpus
+from mlp_lm.text.corpus import SPLITS, Corpus, load_corpus
 from mlp_lm.text.windows import Windows, eval_batch_size
 
 ADDED = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that add_k chooses from, on dev
@@ -59,7 +59,7 @@ def ngram(
     train_path: str | None = None,
     dev_path: str | None = None,
     test_path: str | None = None,
-    max_item_length: int = 10_000,
+    max_item_length: int | None = None,
     test: bool = False,
     mix: str | None = None,
     save: str | None = None,
@@ -80,7 +80,7 @@ def ngram(
         train_path: File of the train split, together with dev_path and test_path.
         dev_path: File of the dev split.
         test_path: File of the test split.
-        max_item_length: Longest item allowed, in characters.
+        max_item_length: Longest item allowed, in characters; 10,000 unless given.
         test: Report the test split too, for the order that is best on dev.
         mix: Checkpoint of a network: take corpus and split from it, and mix it with the order that is best on dev.
         save: Write the order that is best on dev, or the mixture, to this .npz file; sample and score read it.
@@ -88,8 +88,11 @@ def ngram(
         json: Write all figures to this file.
     """
     numbers = _orders(orders)
+    given = {"path": path, "unique": unique, "split_seed": split_seed, "max_item_length": max_item_length}
+    given |= {"train_path": train_path, "dev_path": dev_path, "test_path": test_path}
+    _check_outputs([path, train_path, dev_path, test_path, mix], save=save, plot=plot, json=json)
     content = checkpoint.read(mix) if mix is not None else None
-    data = _data_settings(content, path, unique, split_seed, (train_path, dev_path, test_path), max_item_length)
+    data = _data_settings(content, given)
     check({f"data.{name}": value for name, value in data.items()})
     splits = [data["train_path"], data["dev_path"], data["test_path"]]
     corpus = load_corpus(
@@ -99,8 +102,8 @@ def ngram(
         split_seed=data["split_seed"],
         max_item_length=data["max_item_length"],
     )
-    if content is not None and content[checkpoint.DATA_KEY]["fingerprint"] != corpus.fingerprint:
-        raise CheckpointError(f"{mix}: trained on other items, or on another split, than {data['path']} has now")
+    if content is not None and mix is not None:
+        _check_same_data(mix, content, corpus)
     models, rows = _table(corpus, numbers, smoothing)
     best = min(range(len(rows)), key=lambda i: rows[i].dev)
     report: dict[str, Any] = {"data": data, "smoothing": smoothing, "orders": [asdict(row) for row in rows]}
@@ -112,14 +115,14 @@ def ngram(
         report["test"] = {"order": rows[best].order, "test": nll.nats_per_token}
         print(f"test, order {rows[best].order}: {_figures(nll.nats_per_token)}")
     if save is not None:
-        count_file.save(save, models[best], _facts(corpus, smoothing), mixture)
+        count_file.save(save, models[best], corpus.vocab, facts_of(corpus), mixture)
         print(f"saved: {save}")
     if plot is not None:
         from mlp_lm.figures import plot_orders
 
         plot_orders(plot, [asdict(row) for row in rows])
     if json is not None:
-        _write_text(json, dumps(report, indent=2) + "\n")
+        _write_text(json, dumps(_finite(report), indent=2, allow_nan=False) + "\n")
 
 
 def _orders(text: str) -> list[int]:
@@ -132,46 +135,75 @@ def _orders(text: str) -> list[int]:
     return sorted(set(numbers))
 
 
-def _data_settings(
-    content: dict[str, Any] | None,
-    path: str | None,
-    unique: bool | None,
-    split_seed: int | None,
-    split_paths: tuple[str | None, str | None, str | None],
-    max_item_length: int,
-) -> dict[str, Any]:
+def _check_outputs(inputs: list[str | None], **outputs: str | None) -> None:
+    """Before any work: raise SettingsError for an output that cannot be written or would overwrite what is read."""
+    taken = {Path(path).resolve(): "an input" for path in inputs if path is not None}
+    for name, value in outputs.items():
+        if value is None:
+            continue
+        path = Path(value)
+        suffixes = {"save": (".npz",), "plot": (".png", ".svg")}.get(name, ())
+        if suffixes and path.suffix not in suffixes:
+            raise SettingsError(f"{name}: found {value!r}, expected a file that ends in {' or '.join(suffixes)}")
+        if not value or path.is_dir() or not path.absolute().parent.is_dir():
+            raise SettingsError(f"{name}: {value!r} cannot be written; expected a file in a folder that exists")
+        if path.resolve() in taken:
+            raise SettingsError(f"{name}: {value} is {taken[path.resolve()]} too; name another file")
+        taken[path.resolve()] = f"--{name}"
+
+
+def _data_settings(content: dict[str, Any] | None, given: dict[str, Any]) -> dict[str, Any]:
     """What is given on the command line, over the checkpoint's or the usual settings."""
-    usual = {"path": "names", "unique": True, "split_seed": 42, "max_item_length": max_item_length}
+    usual = {"path": "names", "unique": True, "split_seed": 42, "max_item_length": 10_000}
     usual |= {"train_path": None, "dev_path": None, "test_path": None}
     own = content[checkpoint.DATA_KEY]["settings"] if content is not None else {}
-    given = {"path": path, "unique": unique, "split_seed": split_seed}
-    given |= dict(zip(("train_path", "dev_path", "test_path"), split_paths, strict=True))
     known = {name: own.get(name, value) for name, value in usual.items()}
     return known | {name: value for name, value in given.items() if value is not None}
+
+
+def _check_same_data(mix: str, content: dict[str, Any], corpus: Corpus) -> None:
+    """Raise CheckpointError that says what of the data is not as the checkpoint has it."""
+    theirs = content[checkpoint.DATA_KEY]
+    if theirs["fingerprint"] == corpus.fingerprint:
+        return
+    hashes = theirs["item_hashes"]
+    if theirs["vocab"] != corpus.vocab.tokens:
+        what = "has other characters"
+    elif hashes is not None and set(torch.cat([*hashes.values()]).tolist()) == _all_hashes(corpus):
+        what = "has the same items, but split in another way (--unique, --split_seed)"
+    else:
+        what = "has other items"
+    raise CheckpointError(f"{mix}: the data {what} than the checkpoint was trained with")
+
+
+def _all_hashes(corpus: Corpus) -> set[int]:
+    return {h for split in SPLITS for h in hash_items(corpus.items(split)).tolist()}
 
 
 def _table(corpus: Corpus, orders: list[int], smoothing: Smoothing) -> tuple[list[NGramModel], list[Row]]:
     """Train and evaluate all orders, printing a row for each as it is ready."""
     vocab_size, models, rows = len(corpus.vocab), [], []
-    start = time.perf_counter()
-    counts = count(corpus.train, vocab_size, max(orders))
-    counting = time.perf_counter() - start
     print("order  contexts possible       seen  parameters   train     ppl     dev     ppl  seconds")
     for order in orders:
         start = time.perf_counter()
-        levels, remark = _smooth(counts[:order], corpus, smoothing)
+        counts = count(corpus.train, vocab_size, order)
+        levels, remark = _smooth(counts, corpus, smoothing)
         model = NGramModel(levels, vocab_size)
-        seconds = time.perf_counter() - start + counting * order / max(orders)
+        seconds = time.perf_counter() - start
         train, dev = (_evaluate(model.log_probs, corpus, split, order - 1).nats_per_token for split in ("train", "dev"))
-        seen = len(counts[order - 2].keys) if order > 2 else vocab_size if order == 2 else 1
+        seen = len(np.unique(counts[-1].contexts))
         row = Row(order, vocab_size ** (order - 1), seen, model.count_parameters(), train, dev, seconds, remark)
         print(
-            f"{order:>5}{row.contexts_possible:>19,}{seen:>11,}{row.parameters:>12,}{train:>8.4f}{np.exp(train):>8.3f}"
+            f"{order:>5}{_wide(row.contexts_possible):>19}{seen:>11,}{row.parameters:>12,}{train:>8.4f}{np.exp(train):>8.3f}"
             f"{dev:>8.4f}{np.exp(dev):>8.3f}{seconds:>9.2f}  {remark}".rstrip()
         )
         models.append(model)
         rows.append(row)
     return models, rows
+
+
+def _wide(number: int) -> str:
+    return f"{number:,}" if number < 10**13 else f"{float(number):.3g}"
 
 
 def _smooth(counts: Sequence[Counts], corpus: Corpus, smoothing: Smoothing) -> tuple[list[Level], str]:
@@ -234,12 +266,14 @@ def _write_text(path: str, text: str) -> None:
         raise SettingsError(f"{path}: cannot be written ({error.strerror})") from error
 
 
+def _finite(value: Any) -> Any:
+    """`value` with null for what is not finite, which JSON cannot say."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def _figures(nats_per_token: float) -> str:
     return f"{nats_per_token:.4f} nats/token, perplexity {np.exp(nats_per_token):.3f}"
-
-
-def _facts(corpus: Corpus, smoothing: str) -> count_file.Facts:
-    lengths = {split: item_lengths(getattr(corpus, split)) for split in SPLITS}
-    few = sum(map(len, lengths.values())) <= MAX_ITEMS
-    hashes = {split: hash_items(corpus.items(split)) for split in SPLITS} if few else None
-    return count_file.Facts(corpus.vocab, int(lengths["train"].max()), corpus.fingerprint, smoothing, hashes)

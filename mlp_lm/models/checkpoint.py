@@ -28,6 +28,7 @@ import torch
 
 from mlp_lm.errors import CheckpointError
 from mlp_lm.models import count_file
+from mlp_lm.models.files import write_atomically
 from mlp_lm.models.known_items import KnownItems
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.network import MLP
@@ -41,25 +42,8 @@ NETWORK_SETTINGS = ("embedding_dim", "hidden_dim", "num_layers", "dropout")
 
 
 def write(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint so that `path` holds, at any moment, the old file or the new one, never half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the new name, too, must survive a power cut
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    """Write a checkpoint, whole or not at all."""
+    write_atomically(path, lambda file: torch.save(content, file))
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -67,14 +51,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises CheckpointError: missing, a folder, a URL, damaged, of another program or of a newer format.
     """
-    if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # one letter is a Windows drive
-        raise CheckpointError(f"{path}: a URL; expected a file. Download it first")
+    _refuse_other_than_files(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; expected a checkpoint (…/checkpoints/best.ckpt)") from None
-    except IsADirectoryError:
-        raise CheckpointError(f"{path}: a folder; expected a checkpoint file inside it (best.ckpt)") from None
     except PermissionError:
         raise CheckpointError(f"{path}: no permission to read it") from None
     except Exception as error:  # damaged bytes can make an unpickler raise anything
@@ -95,6 +74,15 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(content)
 
 
+def _refuse_other_than_files(path: str | os.PathLike[str]) -> None:
+    if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # one letter is a Windows drive
+        raise CheckpointError(f"{path}: a URL; expected a file. Download it first")
+    if Path(path).is_dir():
+        raise CheckpointError(f"{path}: a folder; expected a checkpoint file inside it (best.ckpt)")
+    if not Path(path).exists():
+        raise CheckpointError(f"{path}: no such file; expected a checkpoint (…/checkpoints/best.ckpt)")
+
+
 def settings(content: dict[str, Any]) -> dict[str, Any]:
     """The settings that a checkpoint was trained with, as in a config: `data.path`, `model.hidden_dim`, …"""
     trainer = {f"trainer.{name}": value for name, value in content[KEY].get("trainer", {}).items()}
@@ -111,6 +99,7 @@ def load(path: str | os.PathLike[str]) -> LanguageModel:
     Raises CheckpointError where `path` is not a file of ours that this version can read.
     """
     if Path(path).suffix == ".npz":
+        _refuse_other_than_files(path)
         return count_file.load(path)
     content = read(path)
     network, context_size = load_network(path, content)

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,40 +18,38 @@ import numpy.typing as npt
 import torch
 
 from mlp_lm.errors import CheckpointError
+from mlp_lm.models.files import write_atomically
 from mlp_lm.models.known_items import KnownItems
 from mlp_lm.models.language_model import LanguageModel, Mixture
 from mlp_lm.models.network import MLP
 from mlp_lm.models.ngram import Level, NGramModel
+from mlp_lm.text.corpus import SPLITS
 from mlp_lm.text.vocab import Vocab
 
 FORMAT_VERSION = 1
 NETWORK_SETTINGS = ("embedding_dim", "hidden_dim", "num_layers")
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a file holds beside the model: of the corpus, and how it was smoothed."""
+def save(path: str, model: NGramModel, vocab: Vocab, facts: dict[str, Any], mixture: Mixture | None = None) -> None:
+    """Write a count model, or `mixture`, of which it is the count part; whole or not at all.
 
-    vocab: Vocab
-    longest_item: int
-    fingerprint: str
-    smoothing: str
-    item_hashes: dict[str, torch.Tensor] | None
-
-
-def save(path: str | os.PathLike[str], model: NGramModel, facts: Facts, mixture: Mixture | None = None) -> None:
-    """Write a count model, or `mixture`, of which it is the count part; whole or not at all."""
+    Args:
+        path: The file.
+        model: The count model.
+        vocab: Its vocabulary.
+        facts: Of its corpus, see `known_items.facts_of`.
+        mixture: A mixture to write.
+    """
     header: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "vocab": facts.vocab.tokens,
-        "longest_item": facts.longest_item,
-        "fingerprint": facts.fingerprint,
-        "smoothing": facts.smoothing,
+        "vocab": vocab.tokens,
+        "order": model.order,
+        "longest_item": facts["longest_item"],
     }
     arrays: dict[str, npt.NDArray[Any]] = {}
     for k, level in enumerate(model.levels, start=1):
         arrays |= {f"level{k}_{name}": getattr(level, name) for name in ("keys", "probs", "backoff")}
-    for split, hashes in (facts.item_hashes or {}).items():
+    for split, hashes in (facts["item_hashes"] or {}).items():
         arrays[f"item_hashes_{split}"] = hashes.numpy()
     if mixture is not None:
         network = mixture.network
@@ -67,16 +63,11 @@ def save(path: str | os.PathLike[str], model: NGramModel, facts: Facts, mixture:
             },
         }
         arrays |= {f"network_{name}": tensor.numpy() for name, tensor in network.state_dict().items()}
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    header_text = np.array(json.dumps(header))
     try:
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
+        write_atomically(path, lambda file: np.savez_compressed(file, header=header_text, **arrays))  # type: ignore[arg-type]
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str]) -> LanguageModel:
@@ -86,11 +77,9 @@ def load(path: str | os.PathLike[str]) -> LanguageModel:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(str(arrays["header"]))
         version = header["format_version"]
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; expected a checkpoint or a count model") from None
     except Exception as error:  # damaged bytes can make a reader raise anything
         raise CheckpointError(f"{path}: damaged, or not a count model of mlp_lm") from error
-    if version > FORMAT_VERSION:
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: format {version}, this mlp_lm reads up to {FORMAT_VERSION}; install a newer one"
         )
@@ -101,16 +90,14 @@ def load(path: str | os.PathLike[str]) -> LanguageModel:
 
 
 def _unpack(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> LanguageModel:
-    vocab = Vocab(header["vocab"])
-    order = sum(name.endswith("_backoff") for name in arrays)
+    vocab, order = Vocab(header["vocab"]), header["order"]
     levels = [
         Level(*(arrays[f"level{k}_{name}"] for name in ("keys", "probs", "backoff"))) for k in range(1, order + 1)
     ]
+    _check_levels(levels, len(vocab))
     counts = NGramModel(levels, len(vocab))
     hashes = {
-        name: torch.from_numpy(arrays[key])
-        for name in ("train", "dev", "test")
-        if (key := f"item_hashes_{name}") in arrays
+        split: torch.from_numpy(arrays[f"item_hashes_{split}"]) for split in SPLITS if "item_hashes_train" in arrays
     }
     log_probs, context_size = counts.log_probs, max(order - 1, 1)
     if "network" in header:
@@ -119,7 +106,9 @@ def _unpack(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Lang
         )
         prefix = "network_"
         weights = {n.removeprefix(prefix): torch.from_numpy(a) for n, a in arrays.items() if n.startswith(prefix)}
-        network.load_state_dict(weights)
+        network.to(weights["output.bias"].dtype).load_state_dict(weights)
+        if not 0 <= header["weight"] <= 1 or not all(w.isfinite().all() for w in weights.values()):
+            raise ValueError("weights that are no numbers")
         mixture = Mixture(network.eval(), header["context_size"], counts, header["weight"])
         log_probs, context_size = mixture.log_probs, max(header["context_size"], context_size)
     return LanguageModel(
@@ -129,3 +118,23 @@ def _unpack(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Lang
         longest_item=header["longest_item"],
         known_items=KnownItems(hashes) if hashes else None,
     )
+
+
+def _check_levels(levels: list[Level], vocab_size: int) -> None:
+    """Raise ValueError where the arrays of a file cannot be a count model."""
+    num_contexts = 1
+    if not levels:
+        raise ValueError("no levels")
+    for k, level in enumerate(levels, start=1):
+        if level.keys.dtype != np.int64 or {a.ndim for a in (level.keys, level.probs, level.backoff)} != {1}:
+            raise ValueError(f"level {k} has arrays of another kind")
+        if len(level.probs) != len(level.keys) or len(level.backoff) != num_contexts:
+            raise ValueError(f"level {k} has arrays of different lengths")
+        if k == 1 and not np.array_equal(level.keys, np.arange(vocab_size)):
+            raise ValueError("level 1 is not the vocabulary")
+        in_order = bool((np.diff(level.keys) > 0).all())
+        if not in_order or (len(level.keys) and not 0 <= level.keys[0] <= level.keys[-1] < num_contexts * vocab_size):
+            raise ValueError(f"level {k} has keys out of order")
+        if not all(((a >= 0) & np.isfinite(a)).all() for a in (level.probs, level.backoff)):
+            raise ValueError(f"level {k} has probabilities that are none")
+        num_contexts = len(level.keys)

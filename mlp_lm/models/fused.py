@@ -85,5 +85,5 @@ class FusedSGD:
             if keep_other != 1:
                 table.mul_(keep_other)
             table.index_add_(0, x, d_e.view(len(x), -1), alpha=alpha)
-        # All losses at once: (K, B, V) -> (K, B) -> (K,)
-        return -torch.stack(log_probs).gather(-1, targets.unsqueeze(-1)).squeeze(-1).mean(-1)
+        nats = -torch.stack(log_probs).gather(-1, targets.unsqueeze(-1)).squeeze(-1)  # (K, B, V) -> (K, B)
+        return torch.stack([row.mean() for row in nats.unbind()])  # row by row: the order of a sum must not depend on K

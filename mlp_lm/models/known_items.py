@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from mlp_lm.text.corpus import SPLITS, Corpus, item_lengths
 
 SPLIT_LABELS = {"train": "in train", "dev or test": "in dev or test", "new": "new"}  # what `where` says, for people
 MAX_ITEMS = 1_000_000  # of all splits together: beyond it, a checkpoint would grow by more than 8 MB
@@ -21,6 +24,16 @@ def item_hash(item: str) -> int:
 def hash_items(items: Iterable[str]) -> Tensor:
     """Sorted, different hashes of `items`, int64."""
     return torch.from_numpy(np.unique(np.fromiter(map(item_hash, items), np.int64)))
+
+
+def facts_of(corpus: Corpus) -> dict[str, Any]:
+    """What a model keeps of its corpus: `item_hashes` of each split, None where there are too many; `longest_item`."""
+    lengths = {split: item_lengths(getattr(corpus, split)) for split in SPLITS}
+    few = sum(map(len, lengths.values())) <= MAX_ITEMS
+    return {
+        "item_hashes": {split: hash_items(corpus.items(split)) for split in SPLITS} if few else None,
+        "longest_item": int(lengths["train"].max()),
+    }
 
 
 class KnownItems:

@@ -12,7 +12,7 @@ is predicted, and a single boundary stands before its first token.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -76,7 +76,8 @@ def count(stream: Ids, vocab_size: int, order: int) -> list[Counts]:
             keys, first, inverse, counts = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
             contexts, first = keys // vocab_size, at[first]
             # The last k - 1 tokens of each different k-gram are a (k-1)-gram that one more token precedes.
-            levels[-1].preceded[:] = np.bincount(places[first], minlength=len(levels[-1].keys))
+            preceded = np.bincount(places[first], minlength=len(levels[-1].keys))
+            levels[-1] = replace(levels[-1], preceded=preceded)
             places = np.zeros(len(tokens), np.int64)
             places[at] = inverse
         begins = tokens[first - k + 1] == BOUNDARY if k > 1 else np.zeros(vocab_size, bool)
@@ -131,6 +132,8 @@ class NGramModel:
         """The place of each context (B, k - 1) among the (k-1)-grams, and whether it stands there at all."""
         places, seen = contexts[:, 0].astype(np.int64), np.ones(len(contexts), bool)
         for level, tokens in zip(self.levels[1:], contexts.T[1:], strict=False):
+            if not len(level.keys):  # no item of train is as long
+                return places, np.zeros_like(seen)
             keys = places * self.vocab_size + tokens
             places = np.minimum(np.searchsorted(level.keys, keys), len(level.keys) - 1)
             seen &= level.keys[places] == keys

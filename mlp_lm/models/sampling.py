@@ -108,11 +108,11 @@ def _draw(
     log_probs: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator
 ) -> Tensor:
     """One token id (B,) from each row of log-probabilities (B, V)."""
-    if temperature == 0:
-        return log_probs.argmax(-1)
     most_probable = log_probs.amax(-1, keepdim=True)  # (B, 1)
     if most_probable.isneginf().any():  # counts without smoothing, after what they have never seen
         raise DataError("no token has a chance after this prompt; the model has never seen it")
+    if temperature == 0:
+        return log_probs.argmax(-1)
     # The most probable token stays at 0, however small the temperature; float32 has no number below 1e-38.
     log_probs = (log_probs - most_probable) / max(temperature, 1e-30)
     if top_k is not None or top_p is not None:

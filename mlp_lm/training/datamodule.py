@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from mlp_lm.errors import CheckpointError
-from mlp_lm.models.known_items import MAX_ITEMS, hash_items
+from mlp_lm.models.known_items import facts_of
 from mlp_lm.settings import check_section
-from mlp_lm.text.corpus import DATASETS, SPLITS, Corpus, item_lengths, load_corpus
+from mlp_lm.text.corpus import DATASETS, Corpus, load_corpus
 from mlp_lm.text.windows import Batch, Order, Windows, eval_batch_size
 from mlp_lm.training.trainer import Trainer
 
@@ -149,12 +149,7 @@ class TextDataModule(LightningDataModule):
 
     @cached_property
     def _train_facts(self) -> dict[str, Any]:
-        lengths = {split: item_lengths(getattr(self.corpus, split)) for split in SPLITS}
-        few = sum(map(len, lengths.values())) <= MAX_ITEMS
-        return {
-            "item_hashes": {split: hash_items(self.corpus.items(split)) for split in SPLITS} if few else None,
-            "longest_item": int(lengths["train"].max()),
-        }
+        return facts_of(self.corpus)
 
 
 class Batches:

@@ -121,7 +121,8 @@ class MLPModule(LightningModule):
             s["lr_decay_steps"] = self.trainer.max_steps
         classic = s["optimizer"] == "sgd" and s["momentum"] == s["dropout"] == 0 and s["num_layers"] == 1
         alone = self.trainer.world_size == 1 and self.trainer.precision in ("32-true", "64-true")
-        if s["fused"] and classic and alone:
+        watched = cast(Trainer, self.trainer).detect_anomaly  # which needs autograd
+        if s["fused"] and classic and alone and not watched:
             self._fused = FusedSGD(self.network, s["weight_decay"], s["decay_all"])
             if self.device.type == "cuda" and s["cuda_graph"] and s["lr_schedule"] != "cosine":
                 self._fused = GraphedSteps(self._fused.run)

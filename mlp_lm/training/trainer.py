@@ -72,6 +72,7 @@ class Trainer(LightningTrainer):
         intervals = {"val_check_interval": val_check_interval, "log_every_n_steps": log_every_n_steps}
         check_section("trainer", {"max_steps": max_steps, **intervals, "num_threads": num_threads})
         self.num_threads = num_threads
+        self.detect_anomaly = detect_anomaly
         self.settings = {
             "max_steps": max_steps,
             "val_check_interval": val_check_interval,
