@@ -59,18 +59,22 @@ class Level:
 
 def count(stream: Ids, vocab_size: int, order: int) -> list[Counts]:
     """Count the k-grams of a token stream (N,), items one after the other, each ended by the boundary, to k = order."""
-    tokens = np.concatenate([[BOUNDARY], stream]).astype(np.int64)  # what ends an item stands before the next, too
-    valid = np.ones(len(tokens), bool)  # whether a k-gram ends at each position
+    tokens: Ints = np.concatenate([[BOUNDARY], stream]).astype(
+        np.int64
+    )  # what ends an item stands before the next, too
+    valid: Bools = np.ones(len(tokens), bool)  # whether a k-gram ends at each position
     valid[0] = False
-    places = tokens  # its place among the k-grams; those of level 1 are the tokens themselves
+    places: Ints = tokens  # its place among the k-grams; those of level 1 are the tokens themselves
     levels: list[Counts] = []
     for k in range(1, order + 1):
         if k > 2:  # a boundary may begin a k-gram or end it, nothing else
             valid = _shift(valid & (tokens != BOUNDARY))
         at = np.flatnonzero(valid)
         if k == 1:
-            contexts, keys = np.zeros(vocab_size, np.int64), np.arange(vocab_size)
-            counts, first = np.bincount(tokens[at], minlength=vocab_size), at[:0]
+            contexts: Ints = np.zeros(vocab_size, np.int64)
+            keys: Ints = np.arange(vocab_size)
+            counts: Ints = np.bincount(tokens[at], minlength=vocab_size)
+            first: Ints = at[:0]
         else:
             key = _shift(places)[at] * vocab_size + tokens[at]
             keys, first, inverse, counts = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
