@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.models import checkpoint, count_file
+from mlp_lm.models.files import write_atomically
 from mlp_lm.models.known_items import facts_of, hash_items
 from mlp_lm.models.language_model import Mixture
 from mlp_lm.models.metrics import NLL, evaluate, token_nll
@@ -29,7 +30,7 @@ from mlp_lm.models.ngram import (
     witten_bell,
 )
 from mlp_lm.settings import check
-from mlp_lm.text.corpus import SPLITS, Corpus, load_corpus
+from mlp_lm.text.corpus import SPLITS, Corpus, corpus_of
 from mlp_lm.text.windows import Windows, eval_batch_size
 
 ADDED = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that add_k chooses from, on dev
@@ -94,14 +95,7 @@ def ngram(
     content = checkpoint.read(mix) if mix is not None else None
     data = _data_settings(content, given)
     check({f"data.{name}": value for name, value in data.items()})
-    splits = [data["train_path"], data["dev_path"], data["test_path"]]
-    corpus = load_corpus(
-        data["path"],
-        splits if splits[0] is not None else None,
-        unique=data["unique"],
-        split_seed=data["split_seed"],
-        max_item_length=data["max_item_length"],
-    )
+    corpus = corpus_of(data)
     if content is not None and mix is not None:
         _check_same_data(mix, content, corpus)
     models, rows = _table(corpus, numbers, smoothing)
@@ -261,7 +255,7 @@ def _mix(
 
 def _write_text(path: str, text: str) -> None:
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        write_atomically(path, lambda file: file.write(text.encode()))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be written ({error.strerror})") from error
 

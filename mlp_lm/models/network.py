@@ -14,8 +14,8 @@ from torch import Tensor, nn
 class Dropout(nn.Module):
     """Inverted dropout (Srivastava et al. 2014): zero each activation with `rate`, scale the others up.
 
-    On the CPU torch draws one number after the other, which took a third of a training step of `names.yaml`.
-    Four 16-bit numbers from one 64-bit draw are enough, at a rate rounded to 1/65536.
+    On the CPU torch draws one number after the other, which takes it 5.8 ms for 1,024 times 640 units, where drawing
+    64 bits for four units takes 0.3 ms; 16 bits are enough, at a rate rounded to 1/65536.
     """
 
     def __init__(self, rate: float) -> None:

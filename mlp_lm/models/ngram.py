@@ -59,9 +59,8 @@ class Level:
 
 def count(stream: Ids, vocab_size: int, order: int) -> list[Counts]:
     """Count the k-grams of a token stream (N,), items one after the other, each ended by the boundary, to k = order."""
-    tokens: Ints = np.concatenate([[BOUNDARY], stream]).astype(
-        np.int64
-    )  # what ends an item stands before the next, too
+    # The boundary that ends an item stands before the next one, too.
+    tokens: Ints = np.concatenate([[BOUNDARY], stream]).astype(np.int64)
     valid: Bools = np.ones(len(tokens), bool)  # whether a k-gram ends at each position
     valid[0] = False
     places: Ints = tokens  # its place among the k-grams; those of level 1 are the tokens themselves

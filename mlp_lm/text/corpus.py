@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import random
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -87,6 +87,18 @@ def load_corpus(
         items.clear()
     train, dev, test = streams
     return Corpus(vocab, train, dev, test, digest.hexdigest())
+
+
+def corpus_of(settings: Mapping[str, Any]) -> Corpus:
+    """`load_corpus` with the settings of a config's section `data`; further ones are not read."""
+    split_paths = [settings[f"{split}_path"] for split in SPLITS]
+    return load_corpus(
+        settings["path"],
+        None if split_paths[0] is None else split_paths,
+        unique=settings["unique"],
+        split_seed=settings["split_seed"],
+        max_item_length=settings["max_item_length"],
+    )
 
 
 def find(path: str) -> Path:

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from mlp_lm.errors import CheckpointError
 from mlp_lm.models.known_items import facts_of
 from mlp_lm.settings import check_section
-from mlp_lm.text.corpus import DATASETS, Corpus, load_corpus
+from mlp_lm.text.corpus import DATASETS, Corpus, corpus_of
 from mlp_lm.text.windows import Batch, Order, Windows, eval_batch_size
 from mlp_lm.training.trainer import Trainer
 
@@ -62,15 +62,7 @@ class TextDataModule(LightningDataModule):
     @cached_property
     def corpus(self) -> Corpus:
         """The corpus, read when it is first asked for. Raises DataError."""
-        s = self.settings
-        split_paths = [s["train_path"], s["dev_path"], s["test_path"]]
-        return load_corpus(
-            s["path"],
-            None if split_paths[0] is None else split_paths,
-            unique=s["unique"],
-            split_seed=s["split_seed"],
-            max_item_length=s["max_item_length"],
-        )
+        return corpus_of(self.settings)
 
     @property
     def source(self) -> str:

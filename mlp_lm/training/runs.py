@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from mlp_lm.errors import SettingsError
+from mlp_lm.models.files import write_atomically
 
 ROOT = Path("runs")
 CHECKPOINTS, REPORT = "checkpoints", "report.json"
@@ -67,6 +67,5 @@ def run_dir_of(checkpoint: Path) -> Path:
 
 def write_report(run_dir: Path, report: dict[str, Any]) -> None:
     """Write report.json, which marks a finished run; whole or not at all."""
-    temporary = run_dir / f".{REPORT}.part"
-    temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, run_dir / REPORT)
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(run_dir / REPORT, lambda file: file.write(text.encode()))
