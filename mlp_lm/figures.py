@@ -1,26 +1,38 @@
-"""Numbers to pictures. matplotlib is imported when the first is drawn."""
+"""Arrays to figures. matplotlib is imported when the first is drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlp_lm.errors import SettingsError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def plot_orders(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Dev loss, and contexts possible and seen, over the order of count models, as a PNG or SVG file.
 
-    Args:
-        path: The file.
-        rows: Of each order `order`, `dev` (nats/token), `contexts_possible` and `contexts_seen`.
-    """
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches, which belongs to no window."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Figure, path: str) -> None:
+    """Write a figure as a PNG or SVG file. Raises SettingsError where it cannot be written."""
     try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SettingsError("plot: matplotlib is missing; install it with pip install 'mlp_lm[plot]'") from error
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path}: cannot be written ({error})") from error
+
+
+def draw_orders(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Dev loss, and contexts possible and seen, over the order of count models.
+
+    `rows`: of each order `order`, `dev` (nats/token), `contexts_possible` and `contexts_seen`.
+    """
     orders = [row["order"] for row in rows]
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = new_figure(9, 4)
     left, right = figure.subplots(1, 2)
     left.plot(orders, [row["dev"] for row in rows], "o-")
     left.set(xlabel="order", ylabel="dev loss, nats/token", title="Dev loss")
@@ -31,7 +43,4 @@ def plot_orders(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for axes in (left, right):
         axes.set_xticks(orders)
         axes.grid(alpha=0.3)
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"plot: {path} cannot be written ({error})") from error
+    return figure

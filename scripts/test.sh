@@ -8,7 +8,7 @@ PYTHON=${PYTHON:-python3}
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
 . .venv/bin/activate
 echo "installing into .venv ..."
-python -m pip install --quiet --disable-pip-version-check -e ".[test,plot]"
+python -m pip install --quiet --disable-pip-version-check -e ".[test]"
 ruff format --check .
 ruff check .
 mypy

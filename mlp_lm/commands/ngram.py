@@ -5,20 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from json import dumps
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mlp_lm import figures
 from mlp_lm.errors import CheckpointError, SettingsError
+from mlp_lm.files import PICTURES, check_outputs, write_json
 from mlp_lm.models import checkpoint, count_file
-from mlp_lm.models.files import write_atomically
 from mlp_lm.models.known_items import facts_of, hash_items
 from mlp_lm.models.language_model import Mixture
 from mlp_lm.models.metrics import NLL, evaluate, token_nll
+from mlp_lm.models.network import MLP
 from mlp_lm.models.ngram import (
     Counts,
     Level,
@@ -91,7 +91,8 @@ def ngram(
     numbers = _orders(orders)
     given = {"path": path, "unique": unique, "split_seed": split_seed, "max_item_length": max_item_length}
     given |= {"train_path": train_path, "dev_path": dev_path, "test_path": test_path}
-    _check_outputs([path, train_path, dev_path, test_path, mix], save=save, plot=plot, json=json)
+    inputs = [path, train_path, dev_path, test_path, mix]
+    check_outputs(inputs, save=(save, (".npz",)), plot=(plot, PICTURES), json=(json, ()))
     content = checkpoint.read(mix) if mix is not None else None
     data = _data_settings(content, given)
     check({f"data.{name}": value for name, value in data.items()})
@@ -112,11 +113,9 @@ def ngram(
         count_file.save(save, models[best], corpus.vocab, facts_of(corpus), mixture)
         print(f"saved: {save}")
     if plot is not None:
-        from mlp_lm.figures import plot_orders
-
-        plot_orders(plot, [asdict(row) for row in rows])
+        figures.save(figures.draw_orders([asdict(row) for row in rows]), plot)
     if json is not None:
-        _write_text(json, dumps(_finite(report), indent=2, allow_nan=False) + "\n")
+        write_json(json, report)
 
 
 def _orders(text: str) -> list[int]:
@@ -127,23 +126,6 @@ def _orders(text: str) -> list[int]:
     if not numbers or not all(1 <= n <= 12 for n in numbers):
         raise SettingsError(f"orders: found {text!r}, expected whole numbers from 1 to 12, separated by commas")
     return sorted(set(numbers))
-
-
-def _check_outputs(inputs: list[str | None], **outputs: str | None) -> None:
-    """Before any work: raise SettingsError for an output that cannot be written or would overwrite what is read."""
-    taken = {Path(path).resolve(): "an input" for path in inputs if path is not None}
-    for name, value in outputs.items():
-        if value is None:
-            continue
-        path = Path(value)
-        suffixes = {"save": (".npz",), "plot": (".png", ".svg")}.get(name, ())
-        if suffixes and path.suffix not in suffixes:
-            raise SettingsError(f"{name}: found {value!r}, expected a file that ends in {' or '.join(suffixes)}")
-        if not value or path.is_dir() or not path.absolute().parent.is_dir():
-            raise SettingsError(f"{name}: {value!r} cannot be written; expected a file in a folder that exists")
-        if path.resolve() in taken:
-            raise SettingsError(f"{name}: {value} is {taken[path.resolve()]} too; name another file")
-        taken[path.resolve()] = f"--{name}"
 
 
 def _data_settings(content: dict[str, Any] | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -227,46 +209,34 @@ def _evaluate(log_probs: Callable[[Tensor], Tensor], corpus: Corpus, split: str,
 def _mix(
     path: str, content: dict[str, Any], counts: NGramModel, order: int, corpus: Corpus
 ) -> tuple[Mixture, dict[str, Any]]:
-    """The mixture whose weight is best on dev, and its figures; prints them beside those of its parts."""
-    network, own_context = checkpoint.load_network(path, content)
-    context_size = max(own_context, order - 1)
+    """The mixture whose weight is best on dev, and its losses; prints them beside those of its parts."""
+    network, context_size = checkpoint.load_network(path, content)
+    probs = {split: _target_probs(network, context_size, counts, corpus, split) for split in ("dev", "test")}
 
-    def only(weight: float) -> Mixture:
-        return Mixture(network, own_context, counts, weight)
+    def loss(split: str, weight: float) -> float:
+        by_network, by_counts = probs[split]
+        return -(weight * by_network + (1 - weight) * by_counts).log().mean().item()
 
-    def target_probs(model: Mixture) -> Tensor:
-        batches = Windows(corpus.dev, context_size).batches(eval_batch_size(len(corpus.vocab)))
-        return torch.cat([-token_nll(model.log_probs(contexts), targets) for contexts, targets in batches]).exp()
-
-    with torch.inference_mode():
-        by_network, by_counts = target_probs(only(1.0)), target_probs(only(0.0))
-        losses = [-(w * by_network + (1 - w) * by_counts).log().mean().item() for w in np.linspace(0, 1, 101)]
-    mixture = only(int(np.argmin(losses)) / 100)
-    figures: dict[str, Any] = {"weight": mixture.weight, "order": order}
-    print(f"\nmixture: {mixture.weight:.2f} network + {1 - mixture.weight:.2f} counts of order {order}, chosen on dev")
-    for name, model in {"network": only(1.0), "counts": only(0.0), "mixture": mixture}.items():
-        dev, test = (
-            _evaluate(model.log_probs, corpus, split, context_size).nats_per_token for split in ("dev", "test")
-        )
-        figures[name] = {"dev": dev, "test": test}
-        print(f"  {name:<8} dev {_figures(dev)}; test {_figures(test)}")
-    return mixture, figures
+    weight = min((i / 100 for i in range(101)), key=lambda w: loss("dev", w))
+    report: dict[str, Any] = {"weight": weight, "order": order}
+    print(f"\nmixture: {weight:.2f} network + {1 - weight:.2f} counts of order {order}, chosen on dev")
+    for name, share in {"network": 1.0, "counts": 0.0, "mixture": weight}.items():
+        report[name] = {split: loss(split, share) for split in probs}
+        print(f"  {name:<8} dev {_figures(report[name]['dev'])}; test {_figures(report[name]['test'])}")
+    return Mixture(network, context_size, counts, weight), report
 
 
-def _write_text(path: str, text: str) -> None:
-    try:
-        write_atomically(path, lambda file: file.write(text.encode()))
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _finite(value: Any) -> Any:
-    """`value` with null for what is not finite, which JSON cannot say."""
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+@torch.inference_mode()
+def _target_probs(
+    network: MLP, context_size: int, counts: NGramModel, corpus: Corpus, split: str
+) -> tuple[Tensor, Tensor]:
+    """The probabilities (N,), float64, that the network and the counts give to the targets of a split."""
+    windows = Windows(getattr(corpus, split), max(context_size, counts.order - 1))
+    by_network, by_counts = [], []
+    for contexts, targets in windows.batches(eval_batch_size(len(corpus.vocab))):
+        by_network.append(token_nll(network.log_probs(contexts[:, -context_size:]).double(), targets))
+        by_counts.append(token_nll(counts.log_probs(contexts), targets))
+    return (-torch.cat(by_network)).exp(), (-torch.cat(by_counts)).exp()
 
 
 def _figures(nats_per_token: float) -> str:

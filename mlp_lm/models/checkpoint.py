@@ -27,8 +27,8 @@ from typing import Any
 import torch
 
 from mlp_lm.errors import CheckpointError
+from mlp_lm.files import write_atomically
 from mlp_lm.models import count_file
-from mlp_lm.models.files import write_atomically
 from mlp_lm.models.known_items import KnownItems
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.network import MLP

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from mlp_lm.errors import CheckpointError
-from mlp_lm.models.files import write_atomically
+from mlp_lm.files import write_atomically
 from mlp_lm.models.known_items import KnownItems
 from mlp_lm.models.language_model import LanguageModel, Mixture
 from mlp_lm.models.network import MLP

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from mlp_lm.errors import SettingsError
-from mlp_lm.models.files import write_atomically
+from mlp_lm.files import write_json
 
 ROOT = Path("runs")
 CHECKPOINTS, REPORT = "checkpoints", "report.json"
@@ -67,5 +66,4 @@ def run_dir_of(checkpoint: Path) -> Path:
 
 def write_report(run_dir: Path, report: dict[str, Any]) -> None:
     """Write report.json, which marks a finished run; whole or not at all."""
-    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(run_dir / REPORT, lambda file: file.write(text.encode()))
+    write_json(run_dir / REPORT, report)

@@ -1,0 +1,79 @@
+"""Outputs: checked before any work, and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mlp_lm.errors import SettingsError
+
+PICTURES = (".png", ".svg")
+
+
+
+def check_outputs(inputs: Iterable[str | None], **outputs: tuple[str | None, tuple[str, ...]]) -> None:
+    """Raise SettingsError for an output that cannot be written, or that would overwrite an input or another output.
+
+    Args:
+        inputs: Files that are read; None where there is none.
+        outputs: By flag, the file to write, None where none was asked for, and the suffixes that it may have, any
+            where none is named.
+    """
+    taken = {Path(path).resolve(): "an input" for path in inputs if path is not None}
+    for flag, (value, suffixes) in outputs.items():
+        if value is None:
+            continue
+        path = Path(value)
+        if suffixes and path.suffix not in suffixes:
+            raise SettingsError(f"{flag}: found {value!r}, expected a file that ends in {' or '.join(suffixes)}")
+        if not value or path.is_dir() or not path.absolute().parent.is_dir():
+            raise SettingsError(f"{flag}: {value!r} cannot be written; expected a file in a folder that exists")
+        if path.resolve() in taken:
+            raise SettingsError(f"{flag}: {value} is {taken[path.resolve()]} too; name another file")
+        taken[path.resolve()] = f"--{flag}"
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a file so that `path` holds, at any moment, the old file or the new one, never half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # the new name, too, must survive a power cut
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file whole or not at all. Raises SettingsError where it cannot be written."""
+    try:
+        write_atomically(path, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """`write_text` of `value` as JSON, with null for numbers that are not finite, which JSON cannot say."""
+    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

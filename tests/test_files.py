@@ -1,0 +1,58 @@
+"""Outputs are checked before any work, and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from mlp_lm.errors import SettingsError
+from mlp_lm.files import PICTURES, check_outputs, write_atomically, write_json, write_text
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        ({"plot": ("a.gif", PICTURES)}, "plot: found 'a.gif', expected a file that ends in .png or .svg"),
+        ({"json": ("", ())}, "json: '' cannot be written; expected a file in a folder that exists"),
+        ({"json": (".", ())}, "json: '.' cannot be written; expected a file in a folder that exists"),
+        ({"json": ("missing/a.json", ())}, "json: 'missing/a.json' cannot be written"),
+        ({"json": ("./names.txt", ())}, "json: ./names.txt is an input too; name another file"),
+        ({"json": ("a.png", ()), "plot": ("a.png", PICTURES)}, "plot: a.png is --json too; name another file"),
+    ],
+)
+def test_outputs_that_cannot_be_or_would_overwrite(
+    outputs: dict[str, tuple[str | None, tuple[str, ...]]],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_outputs([None, "names.txt"], json=("a.json", ()), plot=("a.svg", PICTURES), csv=(None, ()))
+    with pytest.raises(SettingsError, match="^" + expected.replace(".", r"\.")):
+        check_outputs([None, "names.txt"], **outputs)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fill_the_disk(file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError):
+        write_atomically(path, fill_the_disk)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_json_says_null_for_what_it_cannot_say(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"losses": [1.5, math.inf, math.nan], "item": "zoë"})
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"losses": [1.5, None, None], "item": "zoë"} and "zoë" in text
+
+
+def test_a_text_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"cannot be written \(Is a directory\)"):
+        write_text(tmp_path, "text")
