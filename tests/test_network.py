@@ -160,6 +160,14 @@ def test_dropout_does_nothing_outside_training(batch: tuple[Tensor, Tensor]) -> 
     assert torch.equal(net.eval()(contexts), network()(contexts))
 
 
+def test_activations_are_what_the_output_layer_sees_without_dropout(batch: tuple[Tensor, Tensor]) -> None:
+    contexts, _ = batch
+    net = network(num_layers=3, dropout=0.5)
+    first, _, last = net.activations(contexts)
+    torch.testing.assert_close(first.atanh(), pre_activations(net, contexts)[0])
+    torch.testing.assert_close(net.output(last), net.eval()(contexts))
+
+
 def test_no_dropout_leaves_everything() -> None:
     x = torch.randn(5, 7)
     assert torch.equal(Dropout(0.0)(x), x)

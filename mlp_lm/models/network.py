@@ -94,6 +94,15 @@ class MLP(nn.Module):
         """Log-probabilities (B, V) of the token that follows each of the `contexts` (B, T), int64."""
         return self.forward(contexts).log_softmax(-1)
 
+    def activations(self, contexts: Tensor) -> list[Tensor]:
+        """What each tanh layer puts out, (B, H) each, for the `contexts` (B, T), int64; without dropout."""
+        h = self.embedding(contexts).flatten(1)  # (B, T) -> (B, T, E) -> (B, T·E), a view
+        outputs = []
+        for layer in self.hidden:
+            h = torch.tanh(layer(h))  # (B, H)
+            outputs.append(h)
+        return outputs
+
     def count_weights(self) -> int:
         """How many numbers the network learns."""
         return sum(p.numel() for p in self.parameters())
