@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from mlp_lm.errors import SettingsError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+FloatArray = npt.NDArray[np.floating[Any]]
+GROUP_COLOURS = {"vowel": "#c1272d", "consonant": "#0b5fa5", "other": "#3f3f3f", "boundary": "#1a7f37"}
+CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}  # a label may have dollar signs
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -44,3 +54,163 @@ def draw_orders(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_xticks(orders)
         axes.grid(alpha=0.3)
     return figure
+
+
+def draw_embeddings(table: FloatArray, labels: Sequence[str]) -> Figure:
+    """An embedding map: every token where its embedding lies.
+
+    Two dimensions are drawn as they are. Of more, the two principal components that explain most of the variance,
+    from a singular value decomposition of the centred table. One dimension is spread over the height of the picture.
+
+    Args:
+        table: The embedding table (V, E).
+        labels: Visible names of the V tokens, the boundary first.
+    """
+    return draw_panels([partial(embedding_map, table=table, labels=labels)], side=panel_side(len(labels)))
+
+
+def draw_panels(panels: Sequence[Callable[[Axes], None]], side: float) -> Figure:
+    """One or several plots, two in a row, each `side` inches high and a little wider."""
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure = new_figure(columns * side * 1.15, rows * side)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, panel in zip(grid, panels, strict=False):
+        panel(axes)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    return figure
+
+
+def panel_side(num_labels: int) -> float:
+    """Inches of a plot in which so many labels can be told apart."""
+    return min(max(8.0, 0.14 * num_labels), 14.0)
+
+
+def embedding_map(axes: Axes, table: FloatArray, labels: Sequence[str]) -> None:
+    """See `draw_embeddings`."""
+    points, names = _in_the_plane(np.asarray(table, np.float64))
+    size = 16 if len(labels) <= 60 else 13 if len(labels) <= 200 else 8
+    groups = [_group(label, i) for i, label in enumerate(labels)]
+    latin = {"vowel", "consonant"} & set(groups)
+    for group, colour in GROUP_COLOURS.items():
+        chosen = [i for i, name in enumerate(groups) if name == group]
+        if chosen:
+            name = "token" if group == "other" and not latin else group
+            xs, ys = points[chosen].T
+            axes.scatter(xs, ys, s=1.2 * size**2, color=colour, alpha=0.15, linewidths=0, label=name)
+        for i in chosen:  # the label is the mark; the pale disc behind it only catches the eye
+            x, y = points[i]
+            axes.text(x, y, drawable(labels[i]), color=colour, size=size, weight="bold", **CENTRED)
+    legend = axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, markerscale=0.5)  # where it hides no label
+    for handle in legend.legend_handles:
+        if handle is not None:
+            handle.set_alpha(1)
+    axes.set(xlabel=names[0], ylabel=names[1])
+    axes.set_title(f"Embeddings of {len(labels):,} tokens", loc="left")
+    axes.margins(0.06)
+    axes.grid(alpha=0.2)
+
+
+def _in_the_plane(table: FloatArray) -> tuple[FloatArray, tuple[str, str]]:
+    """Points (V, 2) for a table (V, E), and what their two axes are."""
+    num_tokens, width = table.shape
+    if width == 1:
+        return np.column_stack([table[:, 0], np.arange(num_tokens)]), ("dimension 1", "token id (to tell labels apart)")
+    if width == 2:
+        return table, ("dimension 1", "dimension 2")
+    left, sizes, _ = np.linalg.svd(table - table.mean(0), full_matrices=False)
+    points = left[:, :2] * sizes[:2]
+    points *= np.where(points[np.abs(points).argmax(0), [0, 1]] < 0, -1, 1)  # else the signs would be chance
+    shares = sizes[:2] ** 2 / max((sizes**2).sum(), np.finfo(float).tiny)
+    first, second = (f"principal component {i + 1} ({share:.1%} of the variance)" for i, share in enumerate(shares))
+    return points, (first, second)
+
+
+def _group(label: str, token_id: int) -> str:
+    """What kind of token a label stands for; y counts as a consonant."""
+    if token_id == 0:
+        return "boundary"
+    words = unicodedata.name(label, "").partition(" WITH ")[0].split() if len(label) == 1 and label.isalpha() else []
+    if words[:1] != ["LATIN"]:
+        return "other"
+    letter = words[-1]  # of LATIN SMALL LETTER DOTLESS I, say
+    return "vowel" if set(letter) <= set("AEIOU") or letter == "SCHWA" else "consonant"
+
+
+def drawable(label: str) -> str:
+    """`label`, or its code points where the font would only draw empty boxes."""
+    known = _font_characters()
+    return label if all(ord(c) in known for c in label) else " ".join(f"U+{ord(c):04X}" for c in label)
+
+
+@cache
+def _font_characters() -> frozenset[int]:
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
+def loss_curves(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    """Train and dev loss over steps; `curves`: (step, nats/token) by name, those that there are."""
+    for name, style in (("train/loss", "-"), ("dev/loss", "o-")):
+        if points := curves.get(name):
+            steps, losses = zip(*points, strict=True)
+            axes.plot(steps, losses, style, markersize=4, label=name.partition("/")[0])
+    title = "Loss"
+    if points := curves.get("dev/loss"):
+        step, lowest = min(points, key=lambda point: point[1])
+        title += f": lowest dev loss {lowest:.4f} nats/token at step {step:,}"
+    axes.set(xlabel="step", ylabel="nats/token", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def next_token_map(axes: Axes, probs: FloatArray, labels: Sequence[str], note: str) -> None:
+    """A heat map of P(next token | last token).
+
+    Args:
+        axes: Where to draw.
+        probs: Probabilities (V, V), a row for each last token; NaN in rows that are not known.
+        labels: Visible names of the V tokens.
+        note: Over which contexts the rows are averaged.
+    """
+    from matplotlib.colors import PowerNorm
+
+    # Squeezed, since most probabilities are small: 0.01 would look like 0.
+    image = axes.imshow(probs, cmap="viridis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    axes.set_facecolor("0.85")  # what is not known shows it
+    names = [drawable(label) for label in labels]
+    size = 12 if len(names) <= 40 else 8
+    turned = 90 if max(map(len, names)) > 3 else 0
+    axes.set_xticks(range(len(names)), names, fontsize=size, rotation=turned, parse_math=False)
+    axes.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
+    axes.set(xlabel="next token", ylabel="last token", title=f"P(next token | last token)\n{note}")
+    assert axes.figure is not None
+    axes.figure.colorbar(
+        image, ax=axes, shrink=0.8, label="probability (grey: unknown)" if np.isnan(probs).any() else "probability"
+    )
+
+
+def activation_histograms(axes: Axes, layers: Sequence[tuple[FloatArray, float]], threshold: float, note: str) -> None:
+    """Histograms of the tanh outputs of each layer.
+
+    Args:
+        axes: Where to draw.
+        layers: Of each layer, the share of its outputs in each of equally wide bins from -1 to 1, and the share
+            that is saturated.
+        threshold: The |h| beyond which an output counts as saturated.
+        note: What the network was given.
+    """
+    for number, (shares, saturated) in enumerate(layers, start=1):
+        edges = np.linspace(-1, 1, len(shares) + 1)
+        axes.stairs(shares, edges, fill=len(layers) == 1, label=f"layer {number}: {saturated:.1%} saturated")
+    for side in (-threshold, threshold):
+        axes.axvline(side, color="0.4", linestyle=":")
+    axes.set(
+        xlabel="tanh output h",
+        ylabel="share of outputs",
+        title=f"Activations: saturated beyond |h| = {threshold}\n{note}",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()

@@ -1,0 +1,61 @@
+"""What stands in figures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from mlp_lm import figures
+
+ALPHABET = [".", "a", "b", "é", "ø", "y", "'.'", "1", "桜"]
+
+
+def placed(figure: Figure) -> dict[str, tuple[float, float]]:
+    """Where each label is."""
+    return {text.get_text(): text.get_position() for text in figure.axes[0].texts}
+
+
+def test_two_dimensions_are_drawn_as_they_are() -> None:
+    table = np.arange(18.0).reshape(9, 2)
+    figure = figures.draw_embeddings(table, ALPHABET)
+    assert len(placed(figure)) == 9
+    assert placed(figure)["."] == (0, 1) and placed(figure)["b"] == (4, 5)
+    assert figure.axes[0].get_xlabel() == "dimension 1"
+
+
+def test_one_dimension_is_spread_over_the_height() -> None:
+    figure = figures.draw_embeddings(np.zeros((3, 1)), [".", "a", "b"])
+    assert sorted(text.get_position() for text in figure.axes[0].texts) == [(0, 0), (0, 1), (0, 2)]
+
+
+def test_more_dimensions_become_principal_components() -> None:
+    table = np.array([[3.0, 0, 0, 5], [-3, 0, 0, 5], [0, 1, 0, 5], [0, -1, 0, 5]])  # variances 18 : 2
+    figure = figures.draw_embeddings(table, [".", "a", "b", "c"])
+    assert figure.axes[0].get_xlabel() == "principal component 1 (90.0% of the variance)"
+    assert figure.axes[0].get_ylabel() == "principal component 2 (10.0% of the variance)"
+    assert np.abs(placed(figure)["."]) == pytest.approx([3, 0], abs=1e-12)
+    assert np.abs(placed(figure)["c"]) == pytest.approx([0, 1], abs=1e-12)
+
+
+def test_a_table_without_variance_can_be_drawn() -> None:
+    figure = figures.draw_embeddings(np.ones((3, 5), np.float32), [".", "a", "b"])
+    assert "0.0% of the variance" in figure.axes[0].get_xlabel()
+
+
+def test_kinds_of_tokens_are_coloured_and_named() -> None:
+    figure = figures.draw_embeddings(np.eye(9), ALPHABET)
+    colours = {text.get_text(): text.get_color() for text in figure.axes[0].texts}
+    kinds = {"vowel": ["a", "é", "ø"], "consonant": ["b", "y"], "boundary": ["."], "other": ["'.'", "1"]}
+    for kind, labels in kinds.items():
+        assert {colours[label] for label in labels} == {figures.GROUP_COLOURS[kind]}
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert {text.get_text() for text in legend.get_texts()} == set(kinds)
+    plain = figures.draw_embeddings(np.eye(3), [".", "д", "ж"]).axes[0].get_legend()
+    assert plain is not None
+    assert {text.get_text() for text in plain.get_texts()} == {"boundary", "token"}
+
+
+def test_what_the_font_lacks_is_shown_by_its_code_point() -> None:
+    assert [figures.drawable(label) for label in ("a", "ж", "桜", "'.'")] == ["a", "ж", "U+685C", "'.'"]
