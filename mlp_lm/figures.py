@@ -36,6 +36,15 @@ def save(figure: Figure, path: str) -> None:
         raise SettingsError(f"{path}: cannot be written ({error})") from error
 
 
+def to_image(figure: Figure) -> npt.NDArray[np.uint8]:
+    """The pixels (height, width, 4) of a figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
 def draw_orders(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Dev loss, and contexts possible and seen, over the order of count models.
 
