@@ -20,10 +20,12 @@ from mlp_lm.text.corpus import SPLITS
 from mlp_lm.training import runs
 from mlp_lm.training.callbacks import Checkpoints
 from mlp_lm.training.datamodule import TextDataModule
+from mlp_lm.training.interrupt import StopOnSignal
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.predictions import write_predictions
 from mlp_lm.training.quiet import silence
 from mlp_lm.training.report import build_report, render
+from mlp_lm.training.tensorboard import TensorBoardExtras
 from mlp_lm.training.trainer import Trainer
 
 # Arguments of Trainer's methods that are no flags: the path is described by our own, the rest is always the same.
@@ -149,8 +151,14 @@ class CLI(LightningCLI):
         checkpoints = Checkpoints(self.run_dir)
         self.trainer.callbacks.append(checkpoints)  # type: ignore[attr-defined]  # public, but not declared
         if config["trainer"]["logger"]:
-            self.trainer.logger = TensorBoardLogger(self.run_dir, name="", version="", default_hp_metric=False)
-            self.trainer.logger.log_hyperparams({"data": self.datamodule.settings, "model": self.model.settings})
+            # What a killed run has logged after its last checkpoint comes again.
+            purge_step = self.content["global_step"] + 1 if self.content else None
+            self.trainer.logger = TensorBoardLogger(
+                self.run_dir, name="", version="", default_hp_metric=False, purge_step=purge_step
+            )
+            extras = TensorBoardExtras(self.trainer.tensorboard_extras, checkpoints)
+            self.trainer.callbacks.append(extras)  # type: ignore[attr-defined]
+        self.trainer.callbacks.append(StopOnSignal(checkpoints))  # type: ignore[attr-defined]
         self.trainer.set_threads(self.datamodule.settings["batch_size"], self.model.network.count_weights())
         print(self._summary(), flush=True)
         start = time.perf_counter()
