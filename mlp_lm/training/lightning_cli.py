@@ -15,7 +15,7 @@ from mlp_lm.cli import COMMANDS
 from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
-from mlp_lm.settings import OPTIMIZER, SHAPE, check, check_unchanged
+from mlp_lm.settings import RUN, SHAPE, check, check_unchanged
 from mlp_lm.text.corpus import SPLITS
 from mlp_lm.training import runs
 from mlp_lm.training.callbacks import Checkpoints
@@ -117,8 +117,8 @@ class CLI(LightningCLI):
         settings["seed_everything"] = config["seed_everything"]
         check(settings)
         if self.content is not None:
-            fixed = SHAPE + OPTIMIZER if self.command == "fit" else SHAPE
-            check_unchanged(settings, checkpoint.settings(self.content), fixed)
+            trained_with = checkpoint.settings(self.content)
+            check_unchanged(settings, trained_with, RUN if self.command == "fit" else SHAPE)
         if self.content is not None and self.command == "fit":
             if config["run_dir"] is not None:
                 raise SettingsError("run_dir: a continued run stays in its own folder; leave out --run_dir")

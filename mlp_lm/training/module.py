@@ -134,12 +134,6 @@ class MLPModule(LightningModule):
             why = "it takes CUDA, the fused step and a learning rate that does not change at every step"
             warnings.warn(f"model.cuda_graph: not used; {why}", stacklevel=2)
 
-    def on_train_start(self) -> None:
-        """Let a continued run have another weight decay than the optimizer's state that was restored."""
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, Optimizer)
-        optimizer.param_groups[0]["weight_decay"] = self.settings["weight_decay"]
-
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         s = self.settings
