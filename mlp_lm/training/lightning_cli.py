@@ -51,6 +51,7 @@ class CLI(LightningCLI):
     trainer: Trainer
     model: MLPModule
     datamodule: TextDataModule
+    settings: dict[str, Any]  # of the run, as in a config: `data.path`, `model.hidden_dim`, …
 
     def __init__(self, args: list[str]) -> None:
         """Parse `args`, the command's name first, and run it."""
@@ -113,6 +114,7 @@ class CLI(LightningCLI):
         settings = {f"{section}.{k}": v for section in ("data", "model", "trainer") for k, v in config[section].items()}
         del settings["model.context_size"]  # data.context_size says it already
         settings["seed_everything"] = config["seed_everything"]
+        self.settings = settings
         check(settings)
         if self.content is not None:
             fixed = SHAPE + OPTIMIZER if self.command == "fit" else SHAPE
