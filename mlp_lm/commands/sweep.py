@@ -116,10 +116,11 @@ def _run_all(
         bar.update()
         folder = Path(name)
         report = read_report(folder)
-        if report is None:
-            problems[folder] = last_line(stderr) if status >= 0 else f"ended by signal {-status}"
+        if report is not None:
+            said = f"dev loss {report['losses']['dev']['nats_per_token']:.4f}"
+        else:
+            said = problems[folder] = last_line(stderr) if status >= 0 else f"ended by signal {-status}"
         if report is None or bar.disable:
-            said = problems.get(folder) or f"dev loss {report['losses']['dev']['nats_per_token']:.4f}" if report else ""
             bar.write(f"{done}/{len(runs)} {folder.name}: {said}", file=sys.stderr)
 
     with bar:

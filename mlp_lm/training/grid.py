@@ -17,7 +17,7 @@ Point = dict[str, str]  # setting to value, as written on the command line
 
 
 def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
-    """The values of each varied setting, as written in `KEY=V1,V2,…`: YAML scalars, quoted where one holds a comma.
+    """The values of each varied setting, as written in `KEY=V1,V2,...`: YAML scalars, quoted where one holds a comma.
 
     Raises SettingsError that names everything that is wrong.
     """
@@ -31,9 +31,9 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
         except yaml.YAMLError:
             values = None
         if not name or not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            problems.append(f"found {text!r}, expected KEY=V1,V2,…")
+            problems.append(f"found {text!r}, expected KEY=V1,V2,...")
         elif not values:
-            problems.append(f"{name}: no values, which makes an empty grid; expected {name}=V1,V2,…")
+            problems.append(f"{name}: no values, which makes an empty grid; expected {name}=V1,V2,...")
         elif name in varied:
             problems.append(f"{name}: found twice, expected all its values in one --vary")
         else:

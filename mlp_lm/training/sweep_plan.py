@@ -15,7 +15,6 @@ from mlp_lm.settings import check
 from mlp_lm.training.grid import Point, short_names, show
 from mlp_lm.training.sweep_folder import SweepFolder, last_checkpoint
 
-CHECK_POINTS = [sys.executable, "-m", "mlp_lm.training.points"]
 Described = Sequence[Mapping[str, Any]]  # of each point, `settings` and `identity`; see `points.describe`
 
 
@@ -46,10 +45,7 @@ def check_points(
         "lines": [[*config_flags(config), *_flags(point)] for point in points],
         "checkpoints": [str(last_checkpoint(folder)) for folder in half_finished],
     }
-    done = subprocess.run(CHECK_POINTS, input=json.dumps(request), capture_output=True, text=True, encoding="utf-8")
-    if done.returncode:
-        raise SettingsError(f"the settings could not be checked: {last_line(done.stderr)}")
-    answer = json.loads(done.stdout.splitlines()[-1])
+    answer = _ask(request)
     if "error" in answer:
         raise SettingsError(answer["error"])
     described = answer["points"]
@@ -59,6 +55,16 @@ def check_points(
         if (same := seen.setdefault(json.dumps(each["identity"]), point)) is not point:
             raise SettingsError(f"vary: {' '.join(_flags(same))} and {' '.join(_flags(point))} are the same settings")
     return described, {folder for folder in half_finished if str(last_checkpoint(folder)) in answer["checkpoints"]}
+
+
+def _ask(request: dict[str, Any]) -> dict[str, Any]:
+    """The `points.answer` to a request, from a process of its own: it takes Lightning."""
+    command = [sys.executable, "-m", "mlp_lm.training.points"]
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        raise SettingsError(f"the settings could not be checked: {last_line(done.stderr)}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
 def plan_runs(folder: SweepFolder, points: Sequence[Point], described: Described, seeds: int) -> list[Run]:
