@@ -49,15 +49,16 @@ def draw_orders(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def draw_varied(key: str, series: Mapping[str, Sequence[tuple[Any, Sequence[float]]]]) -> Figure:
-    """Dev loss over the values of a setting: a run is a dot, and a line joins the means of each series.
+def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Sequence[float]]]]) -> Figure:
+    """Dev loss over the values of a setting: a run is a dot, and a line joins the means of a series.
 
     Args:
         key: The setting.
-        series: By label, "" for none: values of the setting, and the dev losses (nats/token) of the runs with each.
+        series: By label, "" for none: values of the setting, numbers or words, and the dev losses (nats/token) of the
+            runs with each.
     """
     values = list(dict.fromkeys(value for points in series.values() for value, _ in points))
-    numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    numeric = not any(isinstance(value, str) for value in values)
     place = {value: value if numeric else i for i, value in enumerate(values)}
     figure = new_figure(7, 4.5)
     axes = figure.subplots()

@@ -30,7 +30,6 @@ class Points(CLI):
     def __init__(self, varied: Sequence[str], lines: Sequence[list[str]]) -> None:
         """`varied`: the settings that must exist; `lines`: the arguments of `fit` for each run."""
         self.varied, self.lines = varied, lines
-        self.points: list[dict[str, Any]] = []
         super().__init__(["fit", *lines[0]])
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -49,15 +48,17 @@ class Points(CLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse and check all, with all problems in one error."""
+        points: list[dict[str, Any]] = []
         problems: dict[str, None] = {}
         for line in reversed(self.lines):  # so that the first is what Lightning goes on with
             try:
                 super().parse_arguments(parser, ["fit", *line])
-                self.points.insert(0, self.settings)
+                points.insert(0, self.settings)
             except SettingsError as error:
                 problems[str(error)] = None
         if problems:
             raise SettingsError("; ".join(reversed(problems)))
+        self.described = describe(points)
 
     def fit(self, **kwargs: Any) -> None:
         """The first run would start now; enough."""
@@ -97,9 +98,9 @@ def loads(path: str) -> bool:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """`points`, described, for `varied` and `lines`; those of `checkpoints` that load. Or an `error`."""
+    """The `points` that `describe` makes of `varied` and `lines`; those of `checkpoints` that load. Or an `error`."""
     try:
-        points = describe(Points(request["varied"], request["lines"]).points)
+        points = Points(request["varied"], request["lines"]).described
     except MlpLmError as error:
         return {"error": str(error)}
     return {"points": points, "checkpoints": [path for path in request["checkpoints"] if loads(path)]}

@@ -14,7 +14,7 @@ from mlp_lm.training.grid import short_names, show
 
 NUM_SAMPLES = 5  # of each point in the table
 MOST_LINES = 8  # of one picture; more cannot be told apart
-Series = list[tuple[Any, list[float]]]  # values of a setting, and the dev losses of the runs that have each
+Series = list[tuple[float | str, list[float]]]  # values of a setting, and the dev losses of the runs with each
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,12 @@ def series(rows: Sequence[Row], key: str) -> dict[str, Series]:
     labels = [", ".join(f"{names[other]}={show(row.values[other])}" for other in others) for row in rows]
     if len({*labels}) > MOST_LINES:
         labels = [""] * len(rows)
-    found: dict[str, dict[str, tuple[Any, list[float]]]] = {}
+    found: dict[str, dict[float | str, list[float]]] = {}
     for label, row in zip(labels, rows, strict=True):
-        _, losses = found.setdefault(label, {}).setdefault(show(row.values[key]), (row.values[key], []))
-        losses += _losses([row])
-    return {label: [point for point in points.values() if point[1]] for label, points in found.items()}
+        if math.isfinite(row.loss):
+            found.setdefault(label, {}).setdefault(_for_axis(row.values[key]), []).append(row.loss)
+    return {label: [*points.items()] for label, points in found.items()}
+
+
+def _for_axis(value: Any) -> float | str:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else show(value)
