@@ -58,8 +58,9 @@ def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Seque
             runs with each.
     """
     values = list(dict.fromkeys(value for points in series.values() for value, _ in points))
-    numeric = not any(isinstance(value, str) for value in values)
-    place = {value: value if numeric else i for i, value in enumerate(values)}
+    numbers = [value for value in values if not isinstance(value, str)]
+    numeric = len(numbers) == len(values)  # a word among them makes categories of all, in their order
+    place = dict(zip(values, numbers if numeric else range(len(values)), strict=True))
     figure = new_figure(7, 4.5)
     axes = figure.subplots()
     for label, points in series.items():
@@ -70,7 +71,9 @@ def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Seque
         axes.plot(*zip(*runs, strict=True), "o", color=line.get_color(), alpha=0.6)
     axes.set(xlabel=key, ylabel="dev loss, nats/token", title="Dev loss of each run; lines join means")
     if numeric:
-        _spread(axes, values)
+        _spread(axes, numbers)
+    else:
+        axes.set_xlim(-0.5, len(values) - 0.5)
     if not numeric or len(values) <= MOST_TICKS:
         axes.set_xticks([*place.values()], labels=[f"{v:g}" if isinstance(v, float) else str(v) for v in values])
         axes.minorticks_off()

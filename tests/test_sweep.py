@@ -262,6 +262,7 @@ def write_damaged_index(text: str) -> Callable[[], None]:
         (None, ["model.hiden_dim=1,2"], ["vary: unknown setting 'model.hiden_dim'; did you mean model.hidden_dim?"]),
         (None, ["hidden_dim=1,2"], ["vary: unknown setting 'hidden_dim'; did you mean model.hidden_dim?"]),
         (None, ["run_dir=a,b"], ["vary: unknown setting 'run_dir'"]),
+        (None, ["model.vocab_size=27"], ["vary: unknown setting 'model.vocab_size'"]),
         (None, ["print_config=a"], ["vary: unknown setting 'print_config'"]),
         (None, ["model.context_size=2,3"], ["unknown setting 'model.context_size'; did you mean data.context_size?"]),
         (

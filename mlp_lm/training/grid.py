@@ -87,7 +87,7 @@ def show(value: Any) -> str:
 def run_name(values: Mapping[str, Any], seed: int, taken: Collection[str]) -> str:
     """`context_size=3,seed=1`: a folder's name that every file system takes, and that none of `taken` is."""
     parts = [*(f"{name}={show(value)}" for name, value in values.items()), f"seed={seed}"]
-    name = ",".join(re.sub(r"[^\w.+=-]", "_", part, flags=re.ASCII)[-40:] for part in parts)[-120:].lstrip(".,")
+    name = ",".join(re.sub(r"[^\w.+=-]", "_", part, flags=re.ASCII) for part in parts)[-120:].lstrip(".,")
     folded = {other.casefold() for other in taken}  # some file systems do not tell a from A
     number, unique = 1, name
     while unique.casefold() in folded:

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from mlp_lm.errors import CheckpointError, DataError, MlpLmError, SettingsError
 from mlp_lm.models import checkpoint
-from mlp_lm.parsing import LINKED, closest
+from mlp_lm.parsing import closest
 from mlp_lm.text.corpus import corpus_of
 from mlp_lm.training.lightning_cli import CLI
 from mlp_lm.training.quiet import silence
@@ -37,7 +37,6 @@ class Points(CLI):
         super().add_arguments_to_parser(parser)
         sections = ("data.", "model.", "trainer.", "seed_everything")
         known = {name for name in parser.get_defaults().keys() if name.startswith(sections)}  # noqa: SIM118
-        known -= {f"model.{name}" for name in LINKED}
         problems = []
         for name in self.varied:
             if name not in known:

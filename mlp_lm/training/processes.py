@@ -51,7 +51,7 @@ def run_processes(
     running: Running = {}
     try:
         while (waiting or running) and not received:
-            while waiting and len(running) < jobs and not received:
+            while waiting and len(running) < jobs:
                 name = waiting.popleft()
                 running[name] = _start(commands[name], environment)
             time.sleep(POLL)
