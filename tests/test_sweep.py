@@ -207,6 +207,7 @@ def test_a_failed_run_ends_nothing_but_itself_and_can_be_tried_again(capsys: Cap
     assert [call["flags"]["data.context_size"] for call in calls()] == ["13"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 @pytest.mark.usefixtures("workplace")
 def test_a_signal_ends_the_runs_and_keeps_what_is_finished(name: str, code: int, capsys: Capture) -> None:
