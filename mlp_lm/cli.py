@@ -29,6 +29,7 @@ COMMANDS = {
     ),
     "sample": Command("generate new items from a checkpoint or count model", "mlp_lm.commands.sample:sample"),
     "score": Command("log-probability of each item of a text file", "mlp_lm.commands.score:score"),
+    "sweep": Command("many runs, one table: a grid of settings, with several seeds", "mlp_lm.commands.sweep:sweep"),
 }
 
 HELP = f"""\

@@ -53,6 +53,7 @@ class CLI(LightningCLI):
     trainer: Trainer
     model: MLPModule
     datamodule: TextDataModule
+    settings: dict[str, Any]  # of the run, as in a config: `data.path`, `model.hidden_dim`, …
 
     def __init__(self, args: list[str]) -> None:
         """Parse `args`, the command's name first, and run it."""
@@ -115,6 +116,7 @@ class CLI(LightningCLI):
         settings = {f"{section}.{k}": v for section in ("data", "model", "trainer") for k, v in config[section].items()}
         del settings["model.context_size"]  # data.context_size says it already
         settings["seed_everything"] = config["seed_everything"]
+        self.settings = settings
         check(settings)
         if self.content is not None:
             trained_with = checkpoint.settings(self.content)
