@@ -46,6 +46,22 @@ def to_image(figure: Figure) -> npt.NDArray[np.uint8]:
     return np.asarray(canvas.buffer_rgba())
 
 
+def label_images(labels: Sequence[str], size: int = 40) -> npt.NDArray[np.uint8]:
+    """A small picture (3, size, size) of each of V labels, (V, 3, size, size): what the embedding projector shows."""
+    from matplotlib.font_manager import findfont
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.truetype(findfont("DejaVu Sans"), size * 2 // 3)
+    pictures = []
+    for label in labels:
+        picture = Image.new("RGB", (size, size), "white")
+        draw = ImageDraw.Draw(picture)
+        fitting = font.font_variant(size=int(font.size * min(1.0, size / draw.textlength(label, font))))
+        draw.text((size / 2, size / 2), label, "black", fitting, anchor="mm")
+        pictures.append(np.asarray(picture).transpose(2, 0, 1))
+    return np.stack(pictures)
+
+
 def draw_orders(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Dev loss, and contexts possible and seen, over the order of count models.
 
