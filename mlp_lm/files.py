@@ -14,7 +14,6 @@ from mlp_lm.errors import SettingsError
 PICTURES = (".png", ".svg")
 
 
-
 def check_outputs(inputs: Iterable[str | None], **outputs: tuple[str | None, tuple[str, ...]]) -> None:
     """Raise SettingsError for an output that cannot be written, or that would overwrite an input or another output.
 
