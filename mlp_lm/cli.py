@@ -30,6 +30,7 @@ COMMANDS = {
     "ngram": Command(
         "count baselines on the same split, and the mixture with a network", "mlp_lm.commands.ngram:ngram"
     ),
+    "plot": Command("embedding map and other figures", "mlp_lm.commands.plot:plot"),
 }
 
 HELP = f"""\

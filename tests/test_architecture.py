@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "mlp_lm"
 ROOMS = ["text", "models", "training", "commands"]  # data walks through them in this order
 MAY_CALL_ANY_ROOM = {"cli.py", "__init__.py"}  # the entry points
-WITHOUT_TORCH = {"vocab.py", "corpus.py", "download.py", "statistics.py", "inspect.py", "runs.py"}
+WITHOUT_TORCH = {"vocab.py", "corpus.py", "download.py", "statistics.py", "inspect.py", "runs.py", "curves.py"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -65,6 +65,7 @@ def test_datamodule_and_module_do_not_know_each_other() -> None:
         ("import mlp_lm.cli; mlp_lm.cli.main(['--help'])", "torch lightning numpy jsonargparse"),
         ("import mlp_lm.text.corpus, mlp_lm.training.runs", "torch lightning"),
         ("import mlp_lm.cli; mlp_lm.cli.main(['inspect', 'names', '--item=emma'])", "torch lightning matplotlib"),
+        ("import mlp_lm.commands.plot", "lightning torchmetrics matplotlib tensorboard"),
         ("import mlp_lm.commands.sample, mlp_lm.commands.score; mlp_lm.load", "lightning torchmetrics matplotlib"),
     ],
 )
