@@ -76,6 +76,7 @@ def test_a_script_looks_odd_below_one_percent_of_all_letters() -> None:
 
 def test_a_histogram_fits_into_a_terminal_and_counts_every_item() -> None:
     assert histogram({2: 5, 4: 1}) == [(2, 2, 5), (3, 3, 0), (4, 4, 1)]
+    assert histogram({2: 500, 3: 499, 5: 1}) == [(2, 2, 500), (3, 3, 499), (4, 4, 0), (5, 5, 1)]
     rows = histogram({length: 3 for length in range(1, 1001)})
     assert len(rows) <= 21 and sum(count for *_, count in rows) == 3000
     assert histogram({3: 500, 4: 499, 5000: 1}) == [(3, 3, 500), (4, 4, 499), (5, 5000, 1)]  # one line of prose

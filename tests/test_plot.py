@@ -59,10 +59,10 @@ def test_shares_of_activations() -> None:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.zero_()
-        net.hidden[0].bias[0] = 9.0  # type: ignore[operator]  # one of two units is saturated
+        net.hidden[0].bias[0] = -9.0  # type: ignore[operator]  # one of two units is saturated
     batch = (torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3))
     (first, saturated), (second, none) = activation_shares(net, [batch, batch], threshold=0.97, bins=3)
-    assert first.tolist() == [0, 0.5, 0.5] and saturated == 0.5
+    assert first.tolist() == [0.5, 0.5, 0] and saturated == 0.5
     assert second.tolist() == [0, 1, 0] and none == 0
 
 
@@ -70,10 +70,12 @@ def test_shares_of_activations() -> None:
 
 
 def write_events(folder: Path, suffix: str, start: float, points: list[tuple[int, float]]) -> None:
-    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
     from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
     writer = EventFileWriter(str(folder), filename_suffix=suffix)
+    started = SessionLog(status=SessionLog.START)  # of which TensorBoard concludes that all later steps are void
+    writer.add_event(Event(wall_time=start, step=points[0][0], session_log=started))
     for i, (step, value) in enumerate(points):
         summary = Summary(value=[Summary.Value(tag="dev/loss", simple_value=value)])
         writer.add_event(Event(wall_time=start + i, step=step, summary=summary))
@@ -81,9 +83,16 @@ def write_events(folder: Path, suffix: str, start: float, points: list[tuple[int
 
 
 def test_of_overlapping_event_files_the_later_one_wins(tmp_path: Path) -> None:
+    # By name, the file of the continued run comes first.
+    write_events(tmp_path, ".a", 2000, [(20, 2.5), (40, 0.5)])
     write_events(tmp_path, ".b", 1000, [(10, 3.0), (20, 2.0), (25, 1.0), (30, 1.5)])
-    write_events(tmp_path, ".a", 2000, [(20, 2.5), (40, 0.5)])  # continued from step 10
     assert read_curves(tmp_path) == {"dev/loss": [(10, 3.0), (20, 2.5), (40, 0.5)]}
+
+
+def test_a_long_curve_keeps_every_point(tmp_path: Path) -> None:
+    points = [(step, float(step)) for step in range(10_100)]
+    write_events(tmp_path, ".a", 1000, points)
+    assert read_curves(tmp_path) == {"dev/loss": points}
 
 
 def test_the_curves_of_a_run(run_dir: Path, tmp_path: Path) -> None:
@@ -157,6 +166,12 @@ def test_bad_input(args: list[str], expected: str, best: Path, counts: Path, tmp
     alone = shutil.copy(best, tmp_path / "alone.ckpt")
     places = {"FILE": str(best), "FOLDER": str(tmp_path / "folder"), "COUNTS": str(counts), "ALONE": str(alone)}
     assert expected in error_of(["plot", *(places.get(arg, arg) for arg in args)], capsys)
+
+
+def test_a_checkpoint_is_never_drawn_over(best: Path, tmp_path: Path, capsys: Capture) -> None:
+    checkpoint = Path(shutil.copy(best, tmp_path / "a.png"))
+    assert "is an input too" in error_of(["plot", str(checkpoint)], capsys)
+    assert checkpoint.read_bytes() == best.read_bytes()
 
 
 def test_activations_need_the_corpus_of_the_checkpoint(
