@@ -67,3 +67,27 @@ def test_kinds_of_tokens_are_coloured_and_named() -> None:
 def test_what_the_font_lacks_is_shown_by_its_code_point() -> None:
     assert [figures.drawable(label) for label in ("a", "ж", "桜", "'.'")] == ["a", "ж", "U+685C", "'.'"]
     assert figures.drawable("a桜") == "U+0061 U+685C"
+
+
+def test_loss_curves_name_the_lowest_dev_loss() -> None:
+    axes = figures.new_figure(4, 4).subplots()
+    figures.loss_curves(axes, {"train/loss": [(5, 3.0)], "dev/loss": [(10, 2.5), (2000, 2.25), (3000, 2.5)]})
+    assert axes.get_title(loc="left") == "Loss: lowest dev loss 2.2500 nats/token at step 2,000"
+    assert [np.asarray(line.get_xdata()).tolist() for line in axes.get_lines()] == [[5], [10, 2000, 3000]]
+
+
+def test_a_next_token_map_says_what_it_shows_and_what_is_not_known() -> None:
+    figure = figures.new_figure(4, 4)
+    axes = figure.subplots()
+    figures.next_token_map(axes, np.array([[0.5, 0.5], [np.nan, np.nan]]), [".", "桜"], "over two items")
+    assert axes.get_title(loc="left") == "P(next token | last token)\nover two items"
+    assert [label.get_text() for label in axes.get_yticklabels()] == [".", "U+685C"]
+    assert axes.get_ylabel() == "last token" and figure.axes[1].get_ylabel() == "probability (grey: unknown)"
+
+
+def test_activation_histograms_give_the_saturated_share_of_each_layer() -> None:
+    axes = figures.new_figure(4, 4).subplots()
+    figures.activation_histograms(axes, [(np.ones(4) / 4, 0.125), (np.ones(4) / 4, 0.5)], 0.97, "over dev")
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [t.get_text() for t in legend.get_texts()] == ["layer 1: 12.5% saturated", "layer 2: 50.0% saturated"]
