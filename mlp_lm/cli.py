@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from mlp_lm import __version__
-from mlp_lm.errors import MlpLmError
+from mlp_lm.errors import Interrupted, MlpLmError
 
 
 class Command(NamedTuple):
@@ -30,6 +30,7 @@ COMMANDS = {
     "ngram": Command(
         "count baselines on the same split, and the mixture with a network", "mlp_lm.commands.ngram:ngram"
     ),
+    "sweep": Command("many runs, one table: a grid of settings, with several seeds", "mlp_lm.commands.sweep:sweep"),
     "plot": Command("embedding map and other figures", "mlp_lm.commands.plot:plot"),
 }
 
@@ -56,6 +57,9 @@ def main(args: list[str] | None = None) -> int:
     try:
         _dispatch(args)
         sys.stdout.flush()
+    except Interrupted as stop:
+        print(f"mlp_lm {args[0]}: {stop}", file=sys.stderr)
+        return stop.exit_code
     except MlpLmError as error:
         name = f" {args[0]}" if args and args[0] in COMMANDS else ""
         print(f"mlp_lm{name}: error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever is quoted

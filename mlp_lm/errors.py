@@ -21,3 +21,12 @@ class TrainingError(MlpLmError):
 
 class CheckpointError(MlpLmError):
     """A checkpoint that is missing, damaged, of another program or format, or of other data."""
+
+
+class Interrupted(MlpLmError):  # noqa: N818 - nothing went wrong
+    """A run that a signal ended, with everything saved."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        """`exit_code`: what shells report for the signal."""
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.floating[Any]]
 GROUP_COLOURS = {"vowel": "#c1272d", "consonant": "#0b5fa5", "other": "#3f3f3f", "boundary": "#1a7f37"}
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}  # a label may have dollar signs
+MOST_TICKS = 12  # of one axis; more would touch
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -34,6 +35,15 @@ def save(figure: Figure, path: str) -> None:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: cannot be written ({error})") from error
+
+
+def to_image(figure: Figure) -> npt.NDArray[np.uint8]:
+    """The pixels (height, width, 4) of a figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
 
 
 def draw_orders(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -213,3 +223,47 @@ def activation_histograms(axes: Axes, layers: Sequence[tuple[FloatArray, float]]
     axes.set_title(f"Activations: saturated beyond |h| = {threshold}\n{note}", loc="left")
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Sequence[float]]]]) -> Figure:
+    """Dev loss over the values of a setting: a run is a dot, and a line joins the means of a series.
+
+    Args:
+        key: The setting.
+        series: By label, "" for none: values of the setting, numbers or words, and the dev losses (nats/token) of the
+            runs with each.
+    """
+    values = list(dict.fromkeys(value for points in series.values() for value, _ in points))
+    numbers = [value for value in values if not isinstance(value, str)]
+    numeric = len(numbers) == len(values)  # a word among them makes categories of all, in their order
+    place = dict(zip(values, numbers if numeric else range(len(values)), strict=True))
+    figure = new_figure(7, 4.5)
+    axes = figure.subplots()
+    for label, points in series.items():
+        dots = sorted((place[value], losses) for value, losses in points)
+        means = [sum(losses) / len(losses) for _, losses in dots]
+        (line,) = axes.plot([x for x, _ in dots], means, "-", label=label)
+        runs = [(x, loss) for x, losses in dots for loss in losses]
+        axes.plot(*zip(*runs, strict=True), "o", color=line.get_color(), alpha=0.6)
+    axes.set(xlabel=key, ylabel="dev loss, nats/token", title="Dev loss of each run; lines join means")
+    if numeric:
+        _spread(axes, numbers)
+    else:
+        axes.set_xlim(-0.5, len(values) - 0.5)
+    if not numeric or len(values) <= MOST_TICKS:
+        axes.set_xticks([*place.values()], labels=[f"{v:g}" if isinstance(v, float) else str(v) for v in values])
+        axes.minorticks_off()
+    if any(series):
+        axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _spread(axes: Axes, values: Sequence[float]) -> None:
+    """Make the x axis logarithmic where its `values` span a decade or more; zero keeps a place beside them."""
+    positive = [value for value in values if value > 0]
+    if positive and min(values) >= 0 and max(positive) >= 10 * min(positive):
+        if len(positive) == len(values):
+            axes.set_xscale("log")
+        else:
+            axes.set_xscale("symlog", linthresh=min(positive))

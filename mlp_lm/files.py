@@ -39,6 +39,11 @@ def check_outputs(inputs: Iterable[str | None], **outputs: tuple[str | None, tup
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a file so that `path` holds, at any moment, the old file or the new one, never half of it."""
     path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe or a device, such as /dev/stdout, must not be replaced
+        with open(path, "wb") as file:
+            write(file)
+        return
+    path = path.resolve()  # what a link points to
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mlp_lm.errors import SettingsError
@@ -89,6 +89,10 @@ RANGES: dict[str, Range | Choice] = {
     "top_p": Range(0, 1, above=True, optional=True),
     "seed": Range(0, 2**63 - 1, whole=True, optional=True),
     "max_length": COUNT,
+    "seeds": Range(1, 1_000, whole=True),
+    "jobs": Range(1, 1_024, whole=True),
+    "random": Range(1, 10_000, whole=True, optional=True),
+    "random_seed": SEED,
 }
 
 
@@ -113,15 +117,28 @@ def check_section(section: str, values: Mapping[str, object]) -> None:
     check({f"{section}.{name}": value for name, value in values.items()})
 
 
-SHAPE = ("data.context_size", "model.embedding_dim", "model.hidden_dim", "model.num_layers")
-OPTIMIZER = ("model.optimizer", "model.momentum", "model.decay_all", "seed_everything")  # what a run cannot change
+# What a checkpoint fixes, and why: for whatever reads it, and for a run that goes on from it.
+SHAPE = dict.fromkeys(
+    ("data.context_size", "model.embedding_dim", "model.hidden_dim", "model.num_layers"), "its weights have that shape"
+)
+RUN = SHAPE | {
+    "seed_everything": "the order of its examples follows from it",
+    "data.batch_size": "its place in the data is counted in batches of that size",
+    "data.unique": "its split follows from it",
+    "data.split_seed": "its split follows from it",
+    "model.optimizer": "its optimizer has a state",
+    "model.momentum": "its optimizer has a state",
+    "model.weight_decay": "one run is trained in one way",
+    "model.decay_all": "one run is trained in one way",
+    "model.dropout": "one run is trained in one way",
+}
 
 
-def check_unchanged(settings: Settings, trained_with: Settings, names: Sequence[str]) -> None:
-    """Raise SettingsError for each of `names` whose setting is not as the checkpoint has it."""
+def check_unchanged(settings: Settings, trained_with: Settings, fixed: Mapping[str, str]) -> None:
+    """Raise SettingsError, with the reason, for each name in `fixed` whose setting is not as the checkpoint has it."""
     problems = [
-        f"{name}: found {settings[name]!r}, but the checkpoint has {trained_with[name]!r}; leave it out"
-        for name in names
+        f"{name}: found {settings[name]!r}, but the checkpoint has {trained_with[name]!r} ({reason}); leave it out"
+        for name, reason in fixed.items()
         if settings[name] != trained_with[name]
     ]
     if problems:

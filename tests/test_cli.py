@@ -49,6 +49,7 @@ def test_version(capsys: Capture) -> None:
         ("fit", ["--data.context_size", "--model.dropout", "--trainer.max_steps", "--run_dir", "--report_test"]),
         ("test", ["--ckpt_path"]),
         ("sample", ["--prompt", "--top_k", "--only_new", "Checkpoint to generate from"]),
+        ("sweep", ["--vary", "(repeatable)", "--seeds", "--jobs", "--random", "--sweep_dir"]),
         ("score", ["--output", "--skip_unknown", "Text file with one item a line"]),
     ],
 )
@@ -336,8 +337,11 @@ def test_a_folder_with_other_files_is_not_taken_for_a_run(
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--model.optimizer=sgd"], "model.optimizer: found 'sgd', but the checkpoint has 'adamw'"),
+        (["--model.optimizer=sgd"], "found 'sgd', but the checkpoint has 'adamw' (its optimizer has a state); leave"),
         (["--model.decay_all=true"], "model.decay_all: found True"),
+        (["--model.dropout=0.5", "--model.hidden_dim=8"], "model.hidden_dim: found 8, but the checkpoint has 16 (its"),
+        (["--data.batch_size=32"], "64 (its place in the data is counted in batches of that size); leave it out"),
+        (["--data.split_seed=1"], "data.split_seed: found 1, but the checkpoint has 42 (its split follows from it)"),
         (["--seed_everything=1"], "seed_everything: found 1"),
         (["--ckpt=x"], "unrecognized arguments: --ckpt=x; did you mean --ckpt_path?"),
     ],

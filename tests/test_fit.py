@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from mlp_lm import load
 from mlp_lm.cli import main
@@ -21,7 +20,7 @@ from mlp_lm.text.windows import Order, Windows
 from mlp_lm.training.datamodule import Chunks, TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.trainer import Trainer
-from tests.conftest import SMALL, fit
+from tests.conftest import SMALL, fit, scalars
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -35,14 +34,6 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert first.keys() == second.keys()
     for name in first:
         assert torch.equal(first[name], second[name]), name
-
-
-def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    """TensorBoard's curves: (step, value) by name."""
-    # Two files of one second have no order by their names, so TensorBoard's guess which one replaces which is off.
-    events = EventAccumulator(str(run_dir), purge_orphaned_data=False)
-    events.Reload()
-    return {tag: sorted((e.step, e.value) for e in events.Scalars(tag)) for tag in events.Tags()["scalars"]}
 
 
 def test_a_run_leaves_checkpoints_config_events_and_report(run_dir: Path) -> None:
@@ -167,13 +158,21 @@ def test_a_rising_dev_loss_leaves_best_ckpt_alone_also_in_a_continued_run(corpus
     assert (run / "checkpoints" / "best.ckpt").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (
+            ["--trainer.log_every_n_steps=4"],
+            "train loss is inf at step 2, where the learning rate is 1e+38; try a",
+        ),
+        (["--trainer.log_every_n_steps=9"], "dev loss is nan at step 5; try a lower model.learning_rate"),
+    ],
+)
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_weights(
-    corpus_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    flags: list[str], expected: str, corpus_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    args = ["fit", f"--data.path={corpus_file}", f"--run_dir={run}", *SMALL, *DIVERGING, "--trainer.max_steps=10"]
-    assert main([*args, "--model.learning_rate=1e38"]) == 2
-    assert "error: dev loss is nan at step 10; try a lower model.learning_rate" in capfd.readouterr().err
+    run = fit(corpus_file, tmp_path / "run", *DIVERGING, "--model.learning_rate=1e38", *flags, expected=2)
+    assert f"error: {expected}" in capfd.readouterr().err
     assert all(w.isfinite().all() for w in weights(run).values())
 
 

@@ -178,6 +178,8 @@ def test_a_network_keeps_its_shape() -> None:
 @pytest.mark.parametrize("names", [[name] for name in TRAINED] + [list(TRAINED)])
 def test_a_changed_shape_is_refused_by_name(names: list[str]) -> None:
     changed = TRAINED | dict.fromkeys(names, 77)
-    expected = "; ".join(f"{name}: found 77, but the checkpoint has {TRAINED[name]}; leave it out" for name in names)
+    why = "its weights have that shape"
+    problems = [f"{name}: found 77, but the checkpoint has {TRAINED[name]} ({why}); leave it out" for name in names]
+    expected = "; ".join(problems)
     with pytest.raises(SettingsError, match=f"^{re.escape(expected)}$"):
         check_unchanged(changed, TRAINED, SHAPE)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 
 from mlp_lm.models.checkpoint import load
-from mlp_lm.models.known_items import SPLIT_LABELS
 from mlp_lm.models.language_model import TRIES_PER_NEW_ITEM as TRIES
-from mlp_lm.models.language_model import Sample
 
 
 def sample(
@@ -50,13 +48,6 @@ def sample(
     )
     sys.stdout.writelines(f"{s.text}{'…' if s.cut else ''}\n" for s in samples)
     sys.stdout.flush()
-    print(_summary(samples, known=model.known_items is not None), file=sys.stderr)
+    print(model.summary(samples), file=sys.stderr)
     if len(samples) < num:
         print(f"found {len(samples):,} of {num:,} new items in {TRIES} tries for each", file=sys.stderr)
-
-
-def _summary(samples: list[Sample], known: bool) -> str:
-    counts = [f"{sum(s.where == where for s in samples):,} {label}" for where, label in SPLIT_LABELS.items()]
-    parts = counts if known else ["which of them are new is not known"]
-    cut = sum(s.cut for s in samples)
-    return f"{len(samples):,} items: {', '.join(parts)}" + (f", {cut:,} cut at --max_length (…)" if cut else "")

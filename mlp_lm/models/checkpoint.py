@@ -6,6 +6,7 @@ A `.ckpt` is a Lightning checkpoint. Beside Lightning's own entries (`state_dict
     mlp_lm           format_version  int, FORMAT_VERSION
                      model           settings of the model: plain scalars and strings
                      trainer         max_steps, val_check_interval, log_every_n_steps, precision
+                     since_log       list of (mean losses of a chunk's steps, batch size): not yet in the curve
                      random_state    uint8 tensor, torch's on the CPU; cuda_random_state, on CUDA, or None
     TextDataModule   settings        settings of the data: plain scalars and strings
                      vocab           list of V strings, the boundary "" first
@@ -43,8 +44,12 @@ NETWORK_SETTINGS = ("embedding_dim", "hidden_dim", "num_layers", "dropout")
 
 
 def write(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint, whole or not at all."""
-    write_atomically(path, lambda file: torch.save(content, file))
+    """Write a checkpoint, whole or not at all. Raises CheckpointError where it cannot be written."""
+    try:
+        write_atomically(path, lambda file: torch.save(content, file))
+    except (OSError, RuntimeError) as error:  # torch wraps a full disk in an error of its own
+        reason = getattr(error, "strerror", None) or getattr(error.__context__, "strerror", None) or error
+        raise CheckpointError(f"{path}: cannot be written ({reason}); the checkpoint there is as it was") from error
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlp_lm.errors import DataError
-from mlp_lm.models.known_items import KnownItems
+from mlp_lm.models.known_items import SPLIT_LABELS, KnownItems
 from mlp_lm.models.metrics import NLL, token_nll
 from mlp_lm.models.network import MLP
 from mlp_lm.models.ngram import NGramModel
@@ -152,6 +152,13 @@ class LanguageModel:
                 if not only_new or where == "new":
                     samples.append(Sample(text, cut, where))
         return samples[:num]
+
+    def summary(self, samples: Sequence[Sample]) -> str:
+        """A line for people: how many samples there are, how many stand in the corpus already, how many were cut."""
+        counts = [f"{sum(s.where == where for s in samples):,} {label}" for where, label in SPLIT_LABELS.items()]
+        parts = counts if self.known_items is not None else ["which of them are new is not known"]
+        cut = sum(s.cut for s in samples)
+        return f"{len(samples):,} items: {', '.join(parts)}" + (f", {cut:,} cut at --max_length (…)" if cut else "")
 
     def score(self, items: Sequence[str]) -> list[Score]:
         """The log-probability of each item, its end included.

@@ -51,9 +51,11 @@ class Checkpoints(Checkpoint):
         self.best_dev_loss = float("inf")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write `last.ckpt` before the first step of a new run."""
+        """Write `last.ckpt` before the first step of a new run; clear what a killed run has left half-written."""
+        for part in self.last.parent.glob(".*.part"):
+            part.unlink(missing_ok=True)
         if trainer.global_step == 0:
-            trainer.save_checkpoint(self.last, weights_only=False)
+            self.save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `last.ckpt`, and `best.ckpt` where dev loss is lower than ever."""
@@ -68,6 +70,12 @@ class Checkpoints(Checkpoint):
         if dev_loss < self.best_dev_loss:
             self.best_dev_loss = dev_loss
             trainer.save_checkpoint(self.best, weights_only=False)
+        self.save_last(trainer)
+
+    def save_last(self, trainer: Trainer) -> None:
+        """Write `last.ckpt`, and first what was logged until now, so that a continued run's curves have no gap."""
+        for logger in trainer.loggers:
+            logger.save()
         trainer.save_checkpoint(self.last, weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class TextDataModule(LightningDataModule):
             "vocab": self.corpus.vocab.tokens,
             "fingerprint": self.corpus.fingerprint,
             "order_seed": self.order_seed,
-            **self._train_facts,
+            **self.facts,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -140,7 +140,8 @@ class TextDataModule(LightningDataModule):
         }
 
     @cached_property
-    def _train_facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """See `known_items.facts_of`."""
         return facts_of(self.corpus)
 
 

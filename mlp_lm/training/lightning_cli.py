@@ -15,15 +15,17 @@ from mlp_lm.cli import COMMANDS
 from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
-from mlp_lm.settings import OPTIMIZER, SHAPE, check, check_unchanged
+from mlp_lm.settings import RUN, SHAPE, check, check_unchanged
 from mlp_lm.text.corpus import SPLITS
 from mlp_lm.training import runs
 from mlp_lm.training.callbacks import Checkpoints
 from mlp_lm.training.datamodule import TextDataModule
+from mlp_lm.training.interrupt import StopOnSignal
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.predictions import write_predictions
 from mlp_lm.training.quiet import silence
 from mlp_lm.training.report import build_report, render
+from mlp_lm.training.tensorboard import TensorBoardExtras
 from mlp_lm.training.trainer import Trainer
 
 # Arguments of Trainer's methods that are no flags: the path is described by our own, the rest is always the same.
@@ -51,6 +53,7 @@ class CLI(LightningCLI):
     trainer: Trainer
     model: MLPModule
     datamodule: TextDataModule
+    settings: dict[str, Any]  # of the run, as in a config: `data.path`, `model.hidden_dim`, …
 
     def __init__(self, args: list[str]) -> None:
         """Parse `args`, the command's name first, and run it."""
@@ -113,10 +116,11 @@ class CLI(LightningCLI):
         settings = {f"{section}.{k}": v for section in ("data", "model", "trainer") for k, v in config[section].items()}
         del settings["model.context_size"]  # data.context_size says it already
         settings["seed_everything"] = config["seed_everything"]
+        self.settings = settings
         check(settings)
         if self.content is not None:
-            fixed = SHAPE + OPTIMIZER if self.command == "fit" else SHAPE
-            check_unchanged(settings, checkpoint.settings(self.content), fixed)
+            trained_with = checkpoint.settings(self.content)
+            check_unchanged(settings, trained_with, RUN if self.command == "fit" else SHAPE)
         if self.content is not None and self.command == "fit":
             if config["run_dir"] is not None:
                 raise SettingsError("run_dir: a continued run stays in its own folder; leave out --run_dir")
@@ -149,8 +153,14 @@ class CLI(LightningCLI):
         checkpoints = Checkpoints(self.run_dir)
         self.trainer.callbacks.append(checkpoints)  # type: ignore[attr-defined]  # public, but not declared
         if config["trainer"]["logger"]:
-            self.trainer.logger = TensorBoardLogger(self.run_dir, name="", version="", default_hp_metric=False)
-            self.trainer.logger.log_hyperparams({"data": self.datamodule.settings, "model": self.model.settings})
+            # What a killed run has logged after its last checkpoint comes again.
+            purge_step = self.content["global_step"] + 1 if self.content else None
+            self.trainer.logger = TensorBoardLogger(
+                self.run_dir, name="", version="", default_hp_metric=False, purge_step=purge_step
+            )
+            extras = TensorBoardExtras(self.trainer.tensorboard_extras, checkpoints)
+            self.trainer.callbacks.append(extras)  # type: ignore[attr-defined]
+        self.trainer.callbacks.append(StopOnSignal(checkpoints))  # type: ignore[attr-defined]
         self.trainer.set_threads(self.datamodule.settings["batch_size"], self.model.network.count_weights())
         print(self._summary(), flush=True)
         start = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from typing import Any, Literal, cast
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from mlp_lm.errors import TrainingError
 from mlp_lm.models.checkpoint import FORMAT_VERSION, KEY
 from mlp_lm.models.cuda_graph import GraphedSteps
 from mlp_lm.models.fused import FusedSGD
@@ -132,12 +134,6 @@ class MLPModule(LightningModule):
             why = "it takes CUDA, the fused step and a learning rate that does not change at every step"
             warnings.warn(f"model.cuda_graph: not used; {why}", stacklevel=2)
 
-    def on_train_start(self) -> None:
-        """Let a continued run have another weight decay than the optimizer's state that was restored."""
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, Optimizer)
-        optimizer.param_groups[0]["weight_decay"] = self.settings["weight_decay"]
-
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         s = self.settings
@@ -165,6 +161,8 @@ class MLPModule(LightningModule):
             losses = torch.stack([self._step(optimizer, *kth) for kth in zip(contexts, targets, rates, strict=True)])
         self._since_log.append((losses, batch_size))
         self._count_steps(num_steps)
+        if cast(Trainer, self.trainer).logs_at(self.global_step):
+            self._log_training()
 
     def _step(self, optimizer: Optimizer, contexts: Tensor, targets: Tensor, rate: float) -> Tensor:
         """One step through autograd: contexts (B, T), targets (B,). Returns the mean loss before it."""
@@ -186,16 +184,26 @@ class MLPModule(LightningModule):
         """
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_by(num_steps)
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """At a log point, log the mean loss over the steps since the last one, and the learning rate."""
-        step = self.global_step
-        if self._since_log and cast(Trainer, self.trainer).logs_at(step):
-            # One step after the other, so that the sum does not depend on K.
-            losses = torch.cat([chunk for chunk, _ in self._since_log]).double()
-            sizes = torch.cat([torch.full_like(chunk, size) for chunk, size in self._since_log])
-            self._since_log.clear()
-            loss = ((losses * sizes).sum() / sizes.sum()).item()
-            self._log({"train/loss": loss, "lr": self.learning_rate(step - 1)})
+    def _log_training(self) -> None:
+        """Log the mean loss over the steps since the last log point, and the learning rate."""
+        # One step after the other, so that the sum does not depend on K.
+        losses = torch.cat([chunk for chunk, _ in self._since_log]).double()
+        sizes = torch.cat([torch.full_like(chunk, size) for chunk, size in self._since_log])
+        loss = ((losses * sizes).sum() / sizes.sum()).item()
+        if not math.isfinite(loss):
+            self.check_losses()
+        self._since_log.clear()
+        self._log({"train/loss": loss, "lr": self.learning_rate(self.global_step - 1)})
+
+    def check_losses(self) -> None:
+        """Raise TrainingError where a loss since the last log point is no number."""
+        losses = [loss for chunk, _ in self._since_log for loss in chunk.tolist()]
+        for step, loss in enumerate(losses, start=self.global_step - len(losses)):
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"train loss is {loss} at step {step + 1:,}, where the learning rate is "
+                    f"{self.learning_rate(step):g}; try a lower model.learning_rate. The checkpoints are as they were"
+                )
 
     def _log(self, values: dict[str, float]) -> None:
         if self.logger is not None:  # not self.log, whose x axis counts calls of training_step
@@ -249,15 +257,17 @@ class MLPModule(LightningModule):
             "format_version": FORMAT_VERSION,
             "model": dict(self.settings),
             "trainer": cast(Trainer, self.trainer).settings,
+            "since_log": [(losses.cpu(), size) for losses, size in self._since_log],
             "random_state": torch.get_rng_state(),  # dropout goes on where it was
             "cuda_random_state": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the random state. Weights, optimizer and step are restored by Lightning."""
+        """Take up the random state and the losses since the last log point; Lightning itself restores the rest."""
         # Lightning turns the network into float64 after it has loaded the weights, which would round them.
         self.network.to(checkpoint["state_dict"]["network.output.bias"].dtype)
         torch.set_rng_state(checkpoint[KEY]["random_state"])
         device = self.trainer.strategy.root_device  # the module itself has not been moved there yet
+        self._since_log = [(losses.to(device), size) for losses, size in checkpoint[KEY].get("since_log", [])]
         if device.type == "cuda" and checkpoint[KEY]["cuda_random_state"] is not None:
             torch.cuda.set_rng_state(checkpoint[KEY]["cuda_random_state"], device)

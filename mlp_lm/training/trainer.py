@@ -39,6 +39,13 @@ class Trainer(LightningTrainer):
         precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true",
         num_threads: int | None = None,
         logger: bool = True,
+        log_layout: bool = True,
+        log_config: bool = True,
+        log_hparams: bool = True,
+        log_histograms: bool = True,
+        log_samples: bool = True,
+        log_embedding_map: bool = True,
+        log_projector: bool = True,
         callbacks: list[Callback] | Callback | None = None,
         enable_progress_bar: bool = True,
         deterministic: bool = False,
@@ -59,7 +66,15 @@ class Trainer(LightningTrainer):
             precision: Number format of the network.
             num_threads: CPU threads; null takes OMP_NUM_THREADS where it is set, else one for small steps and all
                 cores for larger ones.
-            logger: Write TensorBoard events.
+            logger: Write TensorBoard events: losses, learning rate and what the log_ settings ask for.
+            log_layout: Show train and dev loss in one chart (Custom Scalars).
+            log_config: Show config.yaml (Text).
+            log_hparams: Show the settings beside the lowest dev loss (HParams).
+            log_histograms: Show weights and tanh activations (Histograms) and the share of saturated units (Scalars) at
+                each validation.
+            log_samples: Show generated items (Text) at each validation.
+            log_embedding_map: Show a map of the embedding table (Images) at the end.
+            log_projector: Show the embedding table in space (Projector) at the end.
             callbacks: Further callbacks.
             enable_progress_bar: Show a bar where stderr is a terminal.
             deterministic: Refuse operations that are not deterministic.
@@ -79,6 +94,16 @@ class Trainer(LightningTrainer):
             "log_every_n_steps": log_every_n_steps,
             "precision": precision,
         }
+        wanted = {
+            "layout": log_layout,
+            "config": log_config,
+            "hparams": log_hparams,
+            "histograms": log_histograms,
+            "samples": log_samples,
+            "embedding_map": log_embedding_map,
+            "projector": log_projector,
+        }
+        self.tensorboard_extras = {name for name, is_wanted in wanted.items() if is_wanted}
         self.steps_per_validation = val_check_interval
         self.steps_per_log = log_every_n_steps
         if accelerator == "auto":  # Lightning would pick MPS on a Mac, which is slower than its CPU here
@@ -125,6 +150,10 @@ class Trainer(LightningTrainer):
     def next_validation(self, step: int) -> int:
         """The first step after `step` that is followed by a validation."""
         return min(self.max_steps, _next_multiple(self.steps_per_validation, step))
+
+    def validates_at(self, step: int) -> bool:
+        """Whether a validation follows `step` steps."""
+        return step % self.steps_per_validation == 0 or step == self.max_steps
 
     def next_stop(self, step: int) -> int:
         """The first step after `step` at which something other than training happens."""

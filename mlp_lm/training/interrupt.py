@@ -1,0 +1,75 @@
+"""SIGTERM and Ctrl-C: noted when they come, acted on between two calls of `training_step`."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import threading
+from types import FrameType
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
+
+from mlp_lm.errors import Interrupted
+from mlp_lm.training.callbacks import Checkpoints
+from mlp_lm.training.module import MLPModule
+from mlp_lm.training.trainer import Trainer
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopOnSignal(Callback):
+    """Ends a run that gets SIGTERM or Ctrl-C, on one of its processes or on all, with `last.ckpt` as it then stands.
+
+    A second Ctrl-C ends the process at once. Where a validation is due, the run ends after it, so that a continued
+    run misses none.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        """`checkpoints` write `last.ckpt`."""
+        self.checkpoints = checkpoints
+        self.received: int | None = None
+        self.previous: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
+        """Take over from Lightning, which would end a run in the midst of a chunk, or lose what it learnt."""
+        if threading.current_thread() is threading.main_thread():  # the only one that may set handlers
+            self.previous = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if signum == self.received == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
+        self.received = signum
+
+    def on_train_batch_end(self, trainer: LightningTrainer, pl_module: LightningModule, *_: Any) -> None:
+        """Save and stop, unless a validation will do the saving."""
+        if self._must_stop(trainer) and not cast(Trainer, trainer).validates_at(trainer.global_step):
+            cast(MLPModule, pl_module).check_losses()  # what went wrong must not replace the last good weights
+            self.checkpoints.save_last(trainer)
+            self._stop(trainer)
+
+    def on_validation_end(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
+        """Stop; the checkpoint has just been written."""
+        if trainer.state.fn == "fit" and self._must_stop(trainer):
+            self._stop(trainer)
+
+    def teardown(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave signals to those who had them before."""
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+        self.previous = {}
+
+    def _must_stop(self, trainer: LightningTrainer) -> bool:
+        # All processes must stop at the same step, whichever of them was told to.
+        return trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
+
+    def _stop(self, trainer: LightningTrainer) -> None:
+        signum = signal.Signals(self.received or signal.SIGTERM)
+        path = shlex.quote(str(self.checkpoints.last))
+        raise Interrupted(
+            f"{signum.name} at step {trainer.global_step:,}: saved {path}; "
+            f"continue with: python -m mlp_lm fit --ckpt_path {path}",
+            exit_code=128 + signum,
+        )

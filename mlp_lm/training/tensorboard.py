@@ -1,0 +1,103 @@
+"""What TensorBoard shows beside the curves. V vocabulary, E embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from mlp_lm import figures
+from mlp_lm.models.known_items import KnownItems
+from mlp_lm.models.language_model import LanguageModel
+from mlp_lm.training.callbacks import Checkpoints
+from mlp_lm.training.datamodule import TextDataModule
+from mlp_lm.training.module import MLPModule
+
+NUM_SAMPLES = 20
+NUM_WINDOWS = 256  # of dev, whose tanh activations are counted; more changes no picture
+SATURATED = 0.97  # |tanh| beyond which next to no gradient passes, as in the lecture's part 3
+
+
+class TensorBoardExtras(Callback):
+    """Writes, each where it is wanted, at the start `layout`, `config` and `hparams`; at each validation `histograms`
+    and `samples`; at the end `embedding_map` and `projector`, and the lowest dev loss for the hparams tab."""
+
+    def __init__(self, wanted: Collection[str], checkpoints: Checkpoints) -> None:
+        """`wanted`: some of the names above; `checkpoints` know the lowest dev loss and the run's folder."""
+        self.wanted, self.checkpoints = wanted, checkpoints
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What does not change during training."""
+        if not trainer.is_global_zero:
+            return
+        data, module = cast(TextDataModule, trainer.datamodule), cast(MLPModule, pl_module)  # type: ignore[attr-defined]
+        writer = _writer(trainer)
+        if "layout" in self.wanted:
+            writer.add_custom_scalars({"loss": {"train and dev": ["Multiline", ["train/loss", "dev/loss"]]}})
+        if "config" in self.wanted:
+            config = (self.checkpoints.run_dir / "config.yaml").read_text(encoding="utf-8")
+            writer.add_text("config", _verbatim(config.splitlines()), trainer.global_step)
+        if "hparams" in self.wanted:
+            settings = {f"data.{name}": value for name, value in data.settings.items()}
+            settings |= {f"model.{name}": value for name, value in module.settings.items()}
+            settings["trainer.max_steps"] = trainer.max_steps
+            best = {"hp/dev_loss": self.checkpoints.best_dev_loss}
+            cast(TensorBoardLogger, trainer.logger).log_hyperparams(settings, best, trainer.global_step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What changes during training; Lightning has put the network into evaluation mode."""
+        if trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        data, module = cast(TextDataModule, trainer.datamodule), cast(MLPModule, pl_module)  # type: ignore[attr-defined]
+        writer, step = _writer(trainer), trainer.global_step
+        if "histograms" in self.wanted:
+            for name, weights in module.network.named_parameters():
+                writer.add_histogram(f"weights/{name}", weights, step)
+            contexts, _ = data.windows("dev")[:NUM_WINDOWS]
+            for i, h in enumerate(module.network.activations(contexts.to(module.device))):
+                writer.add_histogram(f"activations/hidden.{i}", h, step)
+                writer.add_scalar(f"saturated/hidden.{i}", (h.abs() > SATURATED).float().mean(), step)
+        if "samples" in self.wanted:
+            model = self._language_model(module, data)
+            samples = model.generate(NUM_SAMPLES, seed=0)
+            lines = [f"{s.text}{'…' if s.cut else ''}{'*' if s.where == 'train' else ''}" for s in samples]
+            writer.add_text("samples", f"{model.summary(samples)} (* in train)\n\n{_verbatim(lines)}", step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What is worth a look once."""
+        if not trainer.is_global_zero:
+            return
+        data, module = cast(TextDataModule, trainer.datamodule), cast(MLPModule, pl_module)  # type: ignore[attr-defined]
+        writer, step = _writer(trainer), trainer.global_step
+        table = module.network.embedding.weight.detach().float().cpu().numpy()  # (V, E)
+        vocab = data.corpus.vocab
+        labels = [vocab.show(i) for i in range(len(vocab))]
+        if "embedding_map" in self.wanted:
+            image = figures.to_image(figures.draw_embeddings(table, labels))
+            writer.add_image("embedding map", image, step, dataformats="HWC")
+        if "projector" in self.wanted:
+            writer.add_embedding(table, labels, tag="embedding", global_step=step)
+        if "hparams" in self.wanted:
+            writer.add_scalar("hp/dev_loss", self.checkpoints.best_dev_loss, step)
+
+    def _language_model(self, module: MLPModule, data: TextDataModule) -> LanguageModel:
+        def log_probs(contexts: Tensor) -> Tensor:
+            return module.network.log_probs(contexts.to(module.device)).cpu()
+
+        hashes = data.facts["item_hashes"]
+        known = None if hashes is None else KnownItems(hashes)
+        vocab, context_size = data.corpus.vocab, data.settings["context_size"]
+        return LanguageModel(vocab, context_size, log_probs, data.facts["longest_item"], known)
+
+
+def _writer(trainer: Trainer) -> SummaryWriter:
+    return cast(SummaryWriter, cast(TensorBoardLogger, trainer.logger).experiment)
+
+
+def _verbatim(lines: list[str]) -> str:
+    """Lines that Markdown leaves as they are."""
+    return "\n".join(f"    {line}" for line in lines)

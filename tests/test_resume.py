@@ -1,0 +1,130 @@
+"""Exact resuming: a run that is stopped anywhere and continued is the run that was never stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mlp_lm.cli import main
+from mlp_lm.training.callbacks import Checkpoints
+from mlp_lm.training.interrupt import StopOnSignal
+from mlp_lm.training.module import MLPModule
+from tests.conftest import fit, scalars
+
+STEPS = 40  # of batches of 50: two epochs of 20 batches, of which the last is smaller
+CLASSIC = ["--model.optimizer=sgd", "--model.dropout=0", "--model.learning_rate=0.1", "--model.lr_schedule=step"]
+RECIPES = {
+    "fused": CLASSIC,
+    "unfused": [*CLASSIC, "--model.fused=false"],
+    "momentum": [*CLASSIC, "--model.momentum=0.9"],
+    "adamw": ["--model.optimizer=adamw", "--model.dropout=0.3", "--model.num_layers=2"],
+}
+
+
+def run(corpus: Path, folder: Path, recipe: str, steps_per_execution: int) -> Path:
+    flags = ["--data.batch_size=50", f"--trainer.max_steps={STEPS}", "--trainer.val_check_interval=9"]
+    flags += ["--trainer.log_every_n_steps=4", f"--data.steps_per_execution={steps_per_execution}"]
+    return fit(corpus, folder, *RECIPES[recipe], *flags, expected=None)
+
+
+def stop_at(step: int, signum: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a signal in the midst of the call of `training_step` that contains a step."""
+    training_step = MLPModule.training_step
+
+    def interrupted(module: MLPModule, chunk: Any) -> None:
+        if module.global_step <= step < module.global_step + len(chunk[1]):
+            os.kill(os.getpid(), signum)
+        training_step(module, chunk)
+
+    monkeypatch.setattr(MLPModule, "training_step", interrupted)
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """What must be the same: weights, optimizer, random state, step."""
+    content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    parts = {name: content[name] for name in ("state_dict", "optimizer_states", "global_step", "callbacks")}
+    return {**parts, "random_state": content["mlp_lm"]["random_state"]}
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    """Bit by bit, through dictionaries and lists."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert_equal(one[name], other[name])
+    elif isinstance(one, list):
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    else:
+        assert one == other
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """All curves but that of the hparams tab, which starts anew."""
+    return {tag: points for tag, points in scalars(folder).items() if not tag.startswith("hp/")}
+
+
+ONE_OF_EACH = [("fused", 7, 3), ("unfused", 1, 8), ("momentum", 100, 21), ("adamw", 7, 22)]
+MATRIX = [(r, k, step) for r in RECIPES for k in (1, 7, 100) for step in (0, 3, 8, 11, 19, 26, 35, 39)]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "steps_per_execution", "step"),
+    [*ONE_OF_EACH, *(pytest.param(*case, marks=pytest.mark.slow) for case in MATRIX if case not in ONE_OF_EACH)],
+)
+def test_a_stopped_and_continued_run_is_the_uninterrupted_one(
+    recipe: str,
+    steps_per_execution: int,
+    step: int,
+    corpus_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = run(corpus_file, tmp_path / "whole", recipe, 1)
+    with monkeypatch.context() as patch:
+        stop_at(step, signal.SIGTERM, patch)
+        parts = run(corpus_file, tmp_path / "parts", recipe, steps_per_execution)
+    assert state(parts)["global_step"] < STEPS or step >= STEPS - steps_per_execution
+    assert main(["fit", "--ckpt_path", str(parts / "checkpoints" / "last.ckpt")]) == 0
+    assert_equal(state(whole), state(parts))
+    assert curves(whole) == curves(parts)
+    assert (whole / "report.json").exists() and (parts / "report.json").exists()
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_last_ckpt_alone_and_says_how_to_continue(
+    signum: signal.Signals,
+    code: int,
+    corpus_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    stop_at(6, signum, monkeypatch)
+    before = signal.getsignal(signum)
+    folder = fit(corpus_file, tmp_path / "run", "--data.steps_per_execution=4", expected=code)
+    last = folder / "checkpoints" / "last.ckpt"
+    command = f"python -m mlp_lm fit --ckpt_path {last}"
+    assert capfd.readouterr().err == f"mlp_lm fit: {signum.name} at step 8: saved {last}; continue with: {command}\n"
+    assert torch.load(last, weights_only=True)["global_step"] == 8
+    assert torch.load(last.with_name("best.ckpt"), weights_only=True)["global_step"] == 5
+    assert signal.getsignal(signum) == before
+    assert not (folder / "report.json").exists()
+
+
+def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[object, ...]] = []
+    monkeypatch.setattr(signal, "signal", lambda *args: called.append(args))
+    monkeypatch.setattr(signal, "raise_signal", lambda *args: called.append(args))
+    stop = StopOnSignal(Checkpoints(Path("run")))
+    stop._note(signal.SIGINT, None)
+    assert called == []
+    stop._note(signal.SIGINT, None)
+    assert called == [(signal.SIGINT, signal.SIG_DFL), (signal.SIGINT,)]  # the system ends it
