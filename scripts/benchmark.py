@@ -11,10 +11,11 @@ Everything runs in processes of its own, in turn, on the lecture split of names.
     ours         `fit --config configs/lecture.yaml`: validation, checkpoints, TensorBoard, as shipped
     ours …       the same with the fused step off, or with K = 1
 
-Rivals run with the number of threads that is best for them in a trial; ours chooses for itself. Times of a loop are
-from its first step to its last, those of ours from the call of Trainer.fit to its return; whole processes are timed
+Rivals run with one thread and with all cores, and the better median counts; ours chooses for itself. Times of a loop
+are from its first step to its last, those of ours from the call of Trainer.fit to its return; whole processes are timed
 from outside. Time to quality: dev loss at 40 equal intervals of each run; the lecture's loop's first time within
-0.005 of its final dev loss against the first time of `lecture_fast.yaml` at or below that loss.
+0.005 of its final dev loss against the first time of `lecture_fast.yaml` at or below that loss. At last, names.yaml
+with all that TensorBoard shows against the same with the curves alone.
 """
 
 from __future__ import annotations
@@ -173,16 +174,22 @@ def _dev_curve(run_dir: str, start: float) -> list[tuple[float, float]]:
     return [(event.wall_time - start, event.value) for event in events.Scalars("dev/loss")]
 
 
+def ours_with(*flags: str, config: str = "lecture") -> Callable[[str, int, int], Result]:
+    """`ours` with further flags or another config."""
+    return lambda path, steps, evaluations: ours(path, steps, evaluations, flags, config)
+
+
+EXTRAS = ("layout", "config", "hparams", "histograms", "samples", "embedding_map", "projector")
 RIVALS: dict[str, Callable[[str, int, int], Result]] = {
     "lecture": lecture,
     "lightning": lightning,
     "ours": ours,
-    "ours, fused off": lambda path, steps, n: ours(path, steps, n, ("--model.fused=false",)),
-    "ours, K = 1": lambda path, steps, n: ours(path, steps, n, ("--data.steps_per_execution=1",)),
-    "ours, K = 1, fused off": lambda path, steps, n: ours(
-        path, steps, n, ("--data.steps_per_execution=1", "--model.fused=false")
-    ),
-    "lecture_fast": lambda path, steps, n: ours(path, steps, n, config="lecture_fast"),
+    "ours, fused off": ours_with("--model.fused=false"),
+    "ours, K = 1": ours_with("--data.steps_per_execution=1"),
+    "ours, K = 1, fused off": ours_with("--data.steps_per_execution=1", "--model.fused=false"),
+    "lecture_fast": ours_with(config="lecture_fast"),
+    "names": ours_with(config="names"),
+    "names, curves alone": ours_with(*(f"--trainer.log_{extra}=false" for extra in EXTRAS), config="names"),
 }
 
 
@@ -213,22 +220,12 @@ def start(rival: str, path: str, steps: int, evaluations: int = 0, threads: int 
     return {**result, "process": elapsed}
 
 
-def best_threads(rival: str, path: str, steps: int) -> int:
-    """The number of threads, one or all cores, with which a rival's loop is faster: fastest of three trials in turn."""
-    choices = sorted({1, os.cpu_count() or 1})
-    times: dict[int, list[float]] = {threads: [] for threads in choices}
-    for _ in range(3):
-        for threads in choices:
-            times[threads].append(start(rival, path, steps, threads=threads)["seconds"])
-    return min(choices, key=lambda threads: min(times[threads]))
-
-
-def alternate(rivals: dict[str, dict[str, int]], path: str, repeats: int, **common: int) -> dict[str, list[Result]]:
-    """Run all rivals in turn, `repeats` times."""
+def alternate(rivals: dict[str, dict[str, Any]], path: str, repeats: int, **common: int) -> dict[str, list[Result]]:
+    """Run all rivals in turn, `repeats` times; of each the options of `start`, `rival` where it is not its name."""
     results: dict[str, list[Result]] = {name: [] for name in rivals}
     for repeat in range(repeats):
         for name, options in rivals.items():
-            results[name].append(start(name, path, **{**common, **options}))
+            results[name].append(start(**{"rival": name, "path": path, **common, **options}))
             print(f"  {repeat + 1}/{repeats} {name}: {results[name][-1]['seconds']:.2f} s", file=sys.stderr)
     return results
 
@@ -237,74 +234,86 @@ def median(results: list[Result], key: str) -> float:
     return statistics.median(float(result[key]) for result in results)
 
 
-def time_to_quality(curve: list[tuple[float, float]], target: float) -> float:
-    """Seconds of the loop until dev loss is first at or below `target`."""
-    return next((seconds for seconds, loss in curve if loss <= target), float("inf"))
-
-
-def benchmark(path: str, repeats: int, loop_steps: int, lightning_steps: int) -> Result:
-    """All measurements; the parts that the README's table is made of."""
-    threads = {name: {"threads": best_threads(name, path, 3000)} for name in ("lecture", "lightning")}
-    report: Result = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "threads": {name: options["threads"] for name, options in threads.items()},
-        "repeats": repeats,
-    }
-    rivals = {"lecture": threads["lecture"], "lightning": {**threads["lightning"], "steps": lightning_steps}}
+def loops(path: str, repeats: int, steps: int, lightning_steps: int) -> dict[str, Result]:
+    """µs a step and peak memory of every loop; the rivals with one thread and with all cores."""
+    rivals: dict[str, dict[str, Any]] = {}
+    for threads in sorted({1, os.cpu_count() or 1}):
+        rivals[f"lecture, {threads} threads"] = {"rival": "lecture", "threads": threads}
+        rivals[f"lightning, {threads} threads"] = {"rival": "lightning", "threads": threads, "steps": lightning_steps}
     rivals |= {name: {} for name in RIVALS if name.startswith("ours")}
-    loops = alternate(rivals, path, repeats, steps=loop_steps)
-    report["loop"] = {
+    return {
         name: {
             "µs_per_step": median(results, "seconds") / results[0]["steps"] * 1e6,
             "peak_mib": median(results, "peak_mib"),
         }
-        for name, results in loops.items()
+        for name, results in alternate(rivals, path, repeats, steps=steps).items()
     }
-    whole = alternate({"lecture": threads["lecture"], "ours": {}}, path, repeats, steps=200_000)
-    report["whole"] = {name: {"process_s": median(results, "process")} for name, results in whole.items()}
-    for name, results in whole.items():
-        report["whole"][name]["loop_s"] = median(results, "seconds")
-    racers = {"lecture": {**threads["lecture"], "steps": 200_000}, "lecture_fast": {"steps": 3000}}
+
+
+def whole(path: str, repeats: int, threads: int) -> dict[str, Result]:
+    """Seconds of the lecture's 200,000 steps."""
+    results = alternate({"lecture": {"threads": threads}, "ours": {}}, path, repeats, steps=200_000)
+    return {name: {"loop_s": median(r, "seconds"), "process_s": median(r, "process")} for name, r in results.items()}
+
+
+def quality(path: str, repeats: int, threads: int) -> dict[str, Result]:
+    """Seconds until dev loss is within 0.005 of what the lecture's loop ends with."""
+    racers = {"lecture": {"threads": threads, "steps": 200_000}, "lecture_fast": {"steps": 3000}}
     race = alternate(racers, path, repeats, evaluations=40)
     pairs: dict[str, list[Result]] = {name: [] for name in race}
     for theirs, fast in zip(race["lecture"], race["lecture_fast"], strict=True):
         target = theirs["curve"][-1][1] + 0.005
         for name, result in (("lecture", theirs), ("lecture_fast", fast)):
-            loop = time_to_quality(result["curve"], target)
-            # What the process does before and after its loop belongs to the whole.
-            pairs[name].append(
-                {"loop": loop, "process": loop + result["process"] - result["seconds"], "target": target}
-            )
-    report["quality"] = {
-        name: {key: median(results, key) for key in ("loop", "process", "target")} for name, results in pairs.items()
+            loop = next((seconds for seconds, loss in result["curve"] if loss <= target), float("inf"))
+            around = result["process"] - result["seconds"]  # what a process does before and after belongs to the whole
+            pairs[name].append({"loop_s": loop, "process_s": loop + around, "target": target})
+    return {name: {key: median(r, key) for key in ("loop_s", "process_s", "target")} for name, r in pairs.items()}
+
+
+def extras(repeats: int) -> dict[str, Result]:
+    """Seconds of names.yaml with all that TensorBoard shows, and with the curves alone."""
+    results = alternate({"names": {}, "names, curves alone": {}}, "names", repeats, steps=3000)
+    return {name: {"loop_s": median(r, "seconds"), "process_s": median(r, "process")} for name, r in results.items()}
+
+
+def benchmark(path: str, repeats: int, loop_steps: int, lightning_steps: int) -> Result:
+    """All measurements; the parts that the README's table is made of."""
+    report: Result = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "repeats": repeats,
+        "loop": (loop := loops(path, repeats, loop_steps, lightning_steps)),
     }
-    per_step = {name: values["µs_per_step"] for name, values in report["loop"].items()}
-    quality = report["quality"]
+    times = {name: of_loop["µs_per_step"] for name, of_loop in loop.items()}
+    theirs = ("lecture", "lightning")
+    best = {rival: min((n for n in times if n.startswith(rival)), key=times.__getitem__) for rival in theirs}
+    threads = int(best["lecture"].split()[1])
+    report["whole"] = runs = whole(path, repeats, threads)
+    report["quality"] = race = quality(path, repeats, threads)
+    report["extras"] = shown = extras(repeats)
     report["ratios"] = {
-        "ours ÷ lecture's loop, loop": per_step["ours"] / per_step["lecture"],
-        "ours ÷ lecture's loop, loop of 200,000 steps": report["whole"]["ours"]["loop_s"]
-        / report["whole"]["lecture"]["loop_s"],
-        "ours ÷ lecture's loop, whole process at 200,000 steps": report["whole"]["ours"]["process_s"]
-        / report["whole"]["lecture"]["process_s"],
-        "ours ÷ plain Lightning, loop": per_step["ours"] / per_step["lightning"],
-        "lecture_fast ÷ lecture's loop, time to quality, whole process": quality["lecture_fast"]["process"]
-        / quality["lecture"]["process"],
-        "lecture_fast ÷ lecture's loop, time to quality, loop": quality["lecture_fast"]["loop"]
-        / quality["lecture"]["loop"],
+        "ours ÷ lecture's loop, loop": times["ours"] / times[best["lecture"]],
+        "ours ÷ lecture's loop, loop of 200,000 steps": runs["ours"]["loop_s"] / runs["lecture"]["loop_s"],
+        "ours ÷ lecture's loop, whole process": runs["ours"]["process_s"] / runs["lecture"]["process_s"],
+        "ours ÷ plain Lightning, loop": times["ours"] / times[best["lightning"]],
+        "lecture_fast ÷ lecture's loop, time to quality, whole process": race["lecture_fast"]["process_s"]
+        / race["lecture"]["process_s"],
+        "lecture_fast ÷ lecture's loop, time to quality, loop": race["lecture_fast"]["loop_s"]
+        / race["lecture"]["loop_s"],
+        "names.yaml with all that TensorBoard shows ÷ with the curves alone, loop": shown["names"]["loop_s"]
+        / shown["names, curves alone"]["loop_s"],
     }
     return report
 
 
 def render(report: Result) -> str:
     """The report as Markdown tables."""
-    lines = [f"{report['machine']}; medians of {report['repeats']}; threads of the rivals {report['threads']}", ""]
+    lines = [f"{report['machine']}; medians of {report['repeats']}", ""]
     lines += ["| loop, batch 32 | µs a step | peak MiB |", "|---|---|---|"]
     lines += [f"| {n} | {v['µs_per_step']:.0f} | {v['peak_mib']:.0f} |" for n, v in report["loop"].items()]
-    lines += ["", "| 200,000 steps | loop, s | whole process, s |", "|---|---|---|"]
-    lines += [f"| {n} | {v['loop_s']:.1f} | {v['process_s']:.1f} |" for n, v in report["whole"].items()]
     target = report["quality"]["lecture"]["target"]
-    lines += ["", f"| to dev {target:.3f} | loop, s | whole process, s |", "|---|---|---|"]
-    lines += [f"| {n} | {v['loop']:.1f} | {v['process']:.1f} |" for n, v in report["quality"].items()]
+    for title, part in (("200,000 steps", "whole"), (f"to dev {target:.3f}", "quality"), ("names.yaml", "extras")):
+        lines += ["", f"| {title} | loop, s | whole process, s |", "|---|---|---|"]
+        lines += [f"| {n} | {v['loop_s']:.1f} | {v['process_s']:.1f} |" for n, v in report[part].items()]
     lines += ["", "| ratio | |", "|---|---|"]
     lines += [f"| {name} | {value:.2f} |" for name, value in report["ratios"].items()]
     return "\n".join(lines)
