@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from mlp_lm.cli import main
 from mlp_lm.commands import sweep as command
-from mlp_lm.training import points, processes, sweep_plan
+from mlp_lm.training.sweep import plan, points, processes
 from tests.conftest import SMALL, fit
 
 Capture = pytest.CaptureFixture[str]
@@ -65,7 +65,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus_file: Path
         answer: dict[str, Any] = json.loads(json.dumps(points.answer(json.loads(json.dumps(request))), default=str))
         return answer
 
-    monkeypatch.setattr(sweep_plan, "_ask", ask)
+    monkeypatch.setattr(plan, "_ask", ask)
     return tmp_path
 
 

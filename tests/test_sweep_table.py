@@ -11,7 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from mlp_lm.figures import draw_varied
-from mlp_lm.training.sweep_table import Row, csv_text, series, table_text
+from mlp_lm.training.sweep.table import Row, csv_text, series, table_text
 
 
 def row(values: dict[str, object], seed: int, loss: float | None, problem: str = "", first_step: int = 0) -> Row:

@@ -15,12 +15,12 @@ from mlp_lm.errors import SettingsError, TrainingError
 from mlp_lm.files import write_text
 from mlp_lm.parsing import check_config_file
 from mlp_lm.settings import check
-from mlp_lm.training.grid import choose_points, parse_vary
-from mlp_lm.training.processes import note_signals, run_processes
 from mlp_lm.training.runs import new_folder, run_name
-from mlp_lm.training.sweep_folder import SweepFolder, clear, last_checkpoint, read_report
-from mlp_lm.training.sweep_plan import Run, check_points, config_flags, last_line, plan_runs
-from mlp_lm.training.sweep_table import Row, csv_text, series, table_text, varying
+from mlp_lm.training.sweep.folder import SweepFolder, clear, last_checkpoint, read_report
+from mlp_lm.training.sweep.grid import choose_points, parse_vary
+from mlp_lm.training.sweep.plan import Run, check_points, config_flags, last_line, plan_runs
+from mlp_lm.training.sweep.processes import note_signals, run_processes
+from mlp_lm.training.sweep.table import Row, csv_text, series, table_text, varying
 
 FIT = [sys.executable, "-m", "mlp_lm", "fit"]
 

@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 
 from mlp_lm.errors import SettingsError
 from mlp_lm.files import write_json
-from mlp_lm.training.grid import run_name
 from mlp_lm.training.runs import CHECKPOINTS, REPORT
+from mlp_lm.training.sweep.grid import run_name
 
 INDEX, LOCK = "sweep.json", ".lock"
 

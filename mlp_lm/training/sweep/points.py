@@ -1,6 +1,6 @@
 """A process that checks the settings of many runs as `fit` does, before the first starts: JSON in, JSON out.
 
-`sweep` runs it, as `python -m mlp_lm.training.points`, because parsing the settings of `fit` takes Lightning.
+`sweep` runs it, as `python -m mlp_lm.training.sweep.points`, because parsing the settings of `fit` takes Lightning.
 """
 
 from __future__ import annotations

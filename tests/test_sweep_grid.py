@@ -7,7 +7,7 @@ import re
 import pytest
 
 from mlp_lm.errors import SettingsError
-from mlp_lm.training.grid import choose_points, parse_vary, run_name, short_names
+from mlp_lm.training.sweep.grid import choose_points, parse_vary, run_name, short_names
 
 GRID = {"a.x": ["1", "2", "3"], "b.y": ["u", "v"]}
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from mlp_lm.training.grid import short_names, show
+from mlp_lm.training.sweep.grid import short_names, show
 
 NUM_SAMPLES = 5  # of each point in the table
 MOST_LINES = 8  # of one picture; more cannot be told apart

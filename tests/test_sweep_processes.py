@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mlp_lm.training import processes
-from mlp_lm.training.processes import note_signals, run_processes
+from mlp_lm.training.sweep import processes
+from mlp_lm.training.sweep.processes import note_signals, run_processes
 
 NOTE = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); "
 
