@@ -11,6 +11,7 @@ import yaml
 
 from mlp_lm.cli import main
 from mlp_lm.training.datamodule import TextDataModule
+from mlp_lm.training.module import MLPModule
 from tests.conftest import SMALL, fit
 from tests.test_cli import error_of
 from tests.test_fit import scalars
@@ -75,6 +76,19 @@ def test_steps_per_execution_changes_no_result(flags: list[str], corpus_file: Pa
     )
     assert one == seven == all_
     assert len(one) < 200
+
+
+def test_the_test_ends_soon_after_blow_up(corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    count_steps = MLPModule._count_steps
+
+    def and_note(module: MLPModule, num_steps: int) -> None:
+        calls.append(num_steps)
+        count_steps(module, num_steps)
+
+    monkeypatch.setattr(MLPModule, "_count_steps", and_note)
+    table = lr_find(corpus_file, tmp_path / "out", *SGD, "--max=1000", "--data.steps_per_execution=1")
+    assert len(table) <= len(calls) <= len(table) + 8 < 200  # eight steps lie between two looks
 
 
 def test_start_weights_examples_and_dropout_are_those_of_fit(corpus_file: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class RangeTestModule(MLPModule):
 
     def losses(self) -> Floats:
         """The mean loss of each step so far, before the step."""
-        return torch.cat([losses for losses, _ in self._since_log]).double().cpu().numpy()
+        return torch.cat([losses for losses, _ in self._since_log]).cpu().double().numpy()  # MPS has no float64
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Stop where the loss has blown up. There is no log point, so that all losses are kept."""

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 
 WIDTH = 1 / 25  # standard deviation of the smoothing as a share of all steps: 0.2 decades where there are five
 REACH = 3  # standard deviations beyond which a neighbour does not count
-CEILING = 4.0  # a loss beyond so many times the first one is smoothed as that much
+CEILING = 2.5  # a loss beyond so many times the first one is smoothed as that much
 BLOW_UP = 2.0  # blown up is a smoothed loss of so many times its lowest value before
 NOISE = 5.0  # standard errors of the smoothed loss that a fall or a rise must exceed, and
 CHANGE = 1e-3  # the share of the loss at the start that it must, too
