@@ -1,7 +1,7 @@
 """The learning-rate range test (Smith 2017, section 3.3): what the losses of a growing learning rate say. No torch.
 
 The rate grows by the same factor from step to step. Of the steps that were planned, the test looks at the first S: up
-to the first loss that is not finite, or a little beyond blow-up.
+to the first loss that is not finite, or to blow-up.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def exponential_rates(low: float, high: float, steps: int) -> Floats:
 
 
 def evaluate(rates: Floats, losses: Floats) -> RangeTest:
-    """The marks of a range test. Raises TrainingError where the loss is not finite for long enough to have any.
+    """The marks of a range test. Raises TrainingError where the loss blows up too soon to have any.
 
     Args:
         rates: Of every step that was planned.
@@ -59,8 +59,8 @@ def evaluate(rates: Floats, losses: Floats) -> RangeTest:
     width, planned = smoothing_width(len(rates)), len(rates)
     tried = num_tried(losses, width)
     if tried <= _reach(width):
-        where = f"from step {tried:,} on, at a learning rate of {rates[tried]:.2g}"
-        raise TrainingError(f"the loss is no finite number {where}; lower --min")
+        where = f"at step {tried:,}, at a learning rate of {rates[tried]:.2g}"
+        raise TrainingError(f"the loss has blown up or is no finite number {where}; lower --min")
     rates, losses = rates[:tried], losses[:tried]
     smoothed = smooth(losses, width)
     minimum = int(smoothed.argmin())
@@ -88,20 +88,16 @@ def smooth(losses: Floats, width: float) -> Floats:
         losses: Of each step (S,), S > 0.
         width: Standard deviation of the Gaussian, in steps.
     """
-    capped = np.minimum(losses, CEILING * losses[0])
-    reach = _reach(width)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
-    sums, weights = (np.convolve(values, kernel)[reach:-reach] for values in (capped, np.ones_like(losses)))
-    return np.asarray(sums / weights)
+    return _average(losses, width, ahead=_reach(width))
 
 
 def num_tried(losses: Floats, width: float) -> int:
-    """S: how many losses stand before the first that is not finite, or lead up to blow-up and make it certain."""
+    """S: how many losses stand before the first that is not finite, or up to blow-up of the average that looks back."""
     finite = np.isfinite(losses)
     num_finite = len(losses) if finite.all() else int(finite.argmin())
-    certain = max(num_finite - _reach(width), 0)  # smoothed losses that no further loss would change
-    blow_up = _first_beyond(smooth(losses[:num_finite], width)[:certain]) if certain else None
-    return num_finite if blow_up is None else blow_up + _reach(width) + 1
+    # Looking back alone, so that no further loss changes the answer: it must not depend on when the question is asked.
+    blow_up = _first_beyond(_average(losses[:num_finite], width, ahead=0)) if num_finite else None
+    return num_finite if blow_up is None else blow_up + 1
 
 
 def two_digits(rate: float) -> str:
@@ -111,6 +107,14 @@ def two_digits(rate: float) -> str:
 
 def _reach(width: float) -> int:
     return round(REACH * width)
+
+
+def _average(losses: Floats, width: float, ahead: int) -> Floats:
+    """See `smooth`; `ahead`: how many neighbours count on the right."""
+    capped = np.minimum(losses, CEILING * losses[0])
+    kernel = np.exp(-0.5 * (np.arange(-ahead, _reach(width) + 1) / width) ** 2)
+    sums, weights = (np.convolve(values, kernel)[ahead:][: len(losses)] for values in (capped, np.ones_like(losses)))
+    return np.asarray(sums / weights)
 
 
 def _first_beyond(smoothed: Floats) -> int | None:
