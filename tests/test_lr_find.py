@@ -12,9 +12,8 @@ import yaml
 from mlp_lm.cli import main
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
-from tests.conftest import SMALL, fit
+from tests.conftest import SMALL, fit, scalars
 from tests.test_cli import error_of
-from tests.test_fit import scalars
 
 Capture = pytest.CaptureFixture[str]
 FAST = [

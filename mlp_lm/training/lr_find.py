@@ -52,7 +52,7 @@ class RangeTestModule(MLPModule):
         return torch.cat([losses for losses, _ in self._since_log]).cpu().double().numpy()  # MPS has no float64
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Stop where the loss has blown up. Nothing is logged, and so all losses are kept."""
+        """Stop where the loss has blown up."""
         step, width = self.global_step, smoothing_width(len(self.rates))
         if step - self._looked_at >= width:  # a look takes time, and a later one sees the same
             self._looked_at = step
@@ -85,6 +85,10 @@ class RangeTestTrainer(Trainer):
         self.fit(model, datamodule=datamodule)
         return evaluate(rates, model.losses())
 
+    def logs_at(self, step: int) -> bool:
+        """Never: the module forgets the losses that it has logged."""
+        return False
+
 
 class LrFindCLI(CLI):
     """The command: the range test of a config, its files and its suggestion."""
@@ -116,7 +120,7 @@ class LrFindCLI(CLI):
             parser.add_argument(flag, type=Any, help=argparse.SUPPRESS)
 
     def before_instantiate_classes(self) -> None:
-        """Make the steps of the test those of the trainer, where no validation or log point shortens a chunk."""
+        """Make the steps of the test those of the trainer, where nothing but K shortens a chunk."""
         config = self.config[self.command]
         for name in ("max_steps", "val_check_interval", "log_every_n_steps"):
             config["trainer"][name] = config["steps"]
