@@ -76,7 +76,7 @@ def test_a_range_says_what_it_holds(range_: Range | Choice, text: str) -> None:
         ("model.num_layers", [1], [0]),
         ("min", [1e-9, 30], [0, -1, math.inf]),
         ("max", [1e-9, 30], [0, -1, math.nan]),
-        ("steps", [100], [99, 100.0]),
+        ("steps", [100, 100_000], [99, 100_001, 200.0]),
         ("model.dropout", [0, 0.99], [-0.1, 1, math.nan]),
         ("model.optimizer", ["sgd", "adamw"], ["adam", None]),
         ("model.learning_rate", [1e-9, 30], [0, -1, math.inf, math.nan]),
