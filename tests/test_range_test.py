@@ -76,6 +76,11 @@ def test_the_marks_of_a_curve_that_falls_and_blows_up() -> None:
     assert test.suggestion == pytest.approx(RATES[test.minimum] / DIVISOR)
 
 
+def test_a_fall_after_the_minimum_is_not_the_steepest_descent() -> None:
+    test = evaluate(RATES, through((0, 3.3), (400, 2.8), (600, 2.2), (700, 4.0), (740, 2.4), (999, 3.0)))
+    assert test.steepest < test.minimum < 620
+
+
 def test_what_comes_after_blow_up_changes_nothing() -> None:
     losses = through((0, 3.3), (300, 2.2), (400, 20.0), (999, 20.0))
     tried = num_tried(losses, smoothing_width(STEPS))
