@@ -30,10 +30,13 @@ COMMANDS = {
     "predict": Command("most probable next token for every window of the dev split, as CSV"),
     "sample": Command("generate new items from a checkpoint or count model", "mlp_lm.commands.sample:sample"),
     "score": Command("log-probability of each item of a text file", "mlp_lm.commands.score:score"),
+    "inspect": Command("what is in a corpus", "mlp_lm.commands.inspect:inspect"),
     "ngram": Command(
         "count baselines on the same split, and the mixture with a network", "mlp_lm.commands.ngram:ngram"
     ),
     "lr-find": Command("learning-rate range test: how high a rate the config bears", "mlp_lm.training.lr_find"),
+    "sweep": Command("many runs, one table: a grid of settings, with several seeds", "mlp_lm.commands.sweep:sweep"),
+    "plot": Command("embedding map and other figures", "mlp_lm.commands.plot:plot"),
 }
 
 HELP = f"""\

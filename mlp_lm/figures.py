@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.floating[Any]]
 GROUP_COLOURS = {"vowel": "#c1272d", "consonant": "#0b5fa5", "other": "#3f3f3f", "boundary": "#1a7f37"}
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}  # a label may have dollar signs
+MOST_TICKS = 12  # of one axis; more would touch
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -43,6 +44,22 @@ def to_image(figure: Figure) -> npt.NDArray[np.uint8]:
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())
+
+
+def label_images(labels: Sequence[str], size: int = 40) -> npt.NDArray[np.uint8]:
+    """A small picture (3, size, size) of each of V labels, (V, 3, size, size): what the embedding projector shows."""
+    from matplotlib.font_manager import findfont
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.truetype(findfont("DejaVu Sans"), size * 2 // 3)
+    pictures = []
+    for label in labels:
+        picture = Image.new("RGB", (size, size), "white")
+        draw = ImageDraw.Draw(picture)
+        fitting = font.font_variant(size=int(font.size * min(1.0, size / draw.textlength(label, font))))
+        draw.text((size / 2, size / 2), label, "black", fitting, anchor="mm")
+        pictures.append(np.asarray(picture).transpose(2, 0, 1))
+    return np.stack(pictures)
 
 
 def draw_orders(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -93,13 +110,13 @@ def draw_panels(panels: Sequence[Callable[[Axes], None]], side: float) -> Figure
 
 def panel_side(num_labels: int) -> float:
     """Inches of a plot in which so many labels can be told apart."""
-    return min(max(8.0, 0.14 * num_labels), 14.0)
+    return min(max(8.0, 0.14 * num_labels), 11.0)
 
 
 def embedding_map(axes: Axes, table: FloatArray, labels: Sequence[str]) -> None:
     """See `draw_embeddings`."""
     points, names = _in_the_plane(np.asarray(table, np.float64))
-    size = 16 if len(labels) <= 60 else 13 if len(labels) <= 200 else 8
+    size = 16 if len(labels) <= 60 else 11 if len(labels) <= 200 else 8
     groups = [_group(label, i) for i, label in enumerate(labels)]
     latin = {"vowel", "consonant"} & set(groups)
     for group, colour in GROUP_COLOURS.items():
@@ -110,7 +127,8 @@ def embedding_map(axes: Axes, table: FloatArray, labels: Sequence[str]) -> None:
             axes.scatter(xs, ys, s=1.2 * size**2, color=colour, alpha=0.15, linewidths=0, label=name)
         for i in chosen:  # the label is the mark; the pale disc behind it only catches the eye
             x, y = points[i]
-            axes.text(x, y, drawable(labels[i]), color=colour, size=size, weight="bold", **CENTRED)
+            text = drawable(labels[i])
+            axes.text(x, y, text, color=colour, size=size if len(text) == 1 else 0.6 * size, weight="bold", **CENTRED)
     legend = axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, markerscale=0.5)  # where it hides no label
     for handle in legend.legend_handles:
         if handle is not None:
@@ -170,7 +188,8 @@ def loss_curves(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]]) -
     if points := curves.get("dev/loss"):
         step, lowest = min(points, key=lambda point: point[1])
         title += f": lowest dev loss {lowest:.4f} nats/token at step {step:,}"
-    axes.set(xlabel="step", ylabel="nats/token", title=title)
+    axes.set(xlabel="step", ylabel="nats/token")
+    axes.set_title(title, loc="left")
     axes.grid(alpha=0.3)
     axes.legend()
 
@@ -187,18 +206,18 @@ def next_token_map(axes: Axes, probs: FloatArray, labels: Sequence[str], note: s
     from matplotlib.colors import PowerNorm
 
     # Squeezed, since most probabilities are small: 0.01 would look like 0.
-    image = axes.imshow(probs, cmap="viridis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    image = axes.imshow(probs, cmap="viridis", norm=PowerNorm(0.5, 0, float(np.nanmax(probs))), interpolation="nearest")
     axes.set_facecolor("0.85")  # what is not known shows it
     names = [drawable(label) for label in labels]
-    size = 12 if len(names) <= 40 else 8
+    size = 12 if len(names) <= 40 else 8 if len(names) <= 70 else 6
     turned = 90 if max(map(len, names)) > 3 else 0
     axes.set_xticks(range(len(names)), names, fontsize=size, rotation=turned, parse_math=False)
     axes.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
-    axes.set(xlabel="next token", ylabel="last token", title=f"P(next token | last token)\n{note}")
+    axes.set(xlabel="next token", ylabel="last token")
+    axes.set_title(f"P(next token | last token)\n{note}", loc="left")
     assert axes.figure is not None
-    axes.figure.colorbar(
-        image, ax=axes, shrink=0.8, label="probability (grey: unknown)" if np.isnan(probs).any() else "probability"
-    )
+    unknown = " (grey: unknown)" if np.isnan(probs).any() else ""
+    axes.figure.colorbar(image, ax=axes, shrink=0.8, label=f"probability{unknown}")
 
 
 def activation_histograms(axes: Axes, layers: Sequence[tuple[FloatArray, float]], threshold: float, note: str) -> None:
@@ -216,13 +235,54 @@ def activation_histograms(axes: Axes, layers: Sequence[tuple[FloatArray, float]]
         axes.stairs(shares, edges, fill=len(layers) == 1, label=f"layer {number}: {saturated:.1%} saturated")
     for side in (-threshold, threshold):
         axes.axvline(side, color="0.4", linestyle=":")
-    axes.set(
-        xlabel="tanh output h",
-        ylabel="share of outputs",
-        title=f"Activations: saturated beyond |h| = {threshold}\n{note}",
-    )
+    axes.set(xlabel="tanh output h", ylabel="share of outputs")
+    axes.set_title(f"Activations: saturated beyond |h| = {threshold}\n{note}", loc="left")
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Sequence[float]]]]) -> Figure:
+    """Dev loss over the values of a setting: a run is a dot, and a line joins the means of a series.
+
+    Args:
+        key: The setting.
+        series: By label, "" for none: values of the setting, numbers or words, and the dev losses (nats/token) of the
+            runs with each.
+    """
+    values = list(dict.fromkeys(value for points in series.values() for value, _ in points))
+    numbers = [value for value in values if not isinstance(value, str)]
+    numeric = len(numbers) == len(values)  # a word among them makes categories of all, in their order
+    place = dict(zip(values, numbers if numeric else range(len(values)), strict=True))
+    figure = new_figure(7, 4.5)
+    axes = figure.subplots()
+    for label, points in series.items():
+        dots = sorted((place[value], losses) for value, losses in points)
+        means = [sum(losses) / len(losses) for _, losses in dots]
+        (line,) = axes.plot([x for x, _ in dots], means, "-", label=label)
+        runs = [(x, loss) for x, losses in dots for loss in losses]
+        axes.plot(*zip(*runs, strict=True), "o", color=line.get_color(), alpha=0.6)
+    axes.set(xlabel=key, ylabel="dev loss, nats/token", title="Dev loss of each run; lines join means")
+    if numeric:
+        _spread(axes, numbers)
+    else:
+        axes.set_xlim(-0.5, len(values) - 0.5)
+    if not numeric or len(values) <= MOST_TICKS:
+        axes.set_xticks([*place.values()], labels=[f"{v:g}" if isinstance(v, float) else str(v) for v in values])
+        axes.minorticks_off()
+    if any(series):
+        axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _spread(axes: Axes, values: Sequence[float]) -> None:
+    """Make the x axis logarithmic where its `values` span a decade or more; zero keeps a place beside them."""
+    positive = [value for value in values if value > 0]
+    if positive and min(values) >= 0 and max(positive) >= 10 * min(positive):
+        if len(positive) == len(values):
+            axes.set_xscale("log")
+        else:
+            axes.set_xscale("symlog", linthresh=min(positive))
 
 
 def draw_range_test(

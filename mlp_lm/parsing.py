@@ -6,7 +6,7 @@ import argparse
 import difflib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,12 +35,18 @@ class OneLineErrors(ArgumentParser):
         if not wrong:
             return ""
         name = next(filter(None, wrong.groups())).replace("-", "_")
-        by_last_part = {option.split(".")[-1]: option for option in _options(self)}  # a section may be wrong, too
-        close = difflib.get_close_matches(name, _options(self), n=1) or [
-            by_last_part[part] for part in difflib.get_close_matches(name.split(".")[-1], by_last_part, n=1)
-        ]
+        near = closest(name, _options(self))
         dashes = "--" if "unrecognized" in message else ""
-        return f"; did you mean {dashes}{close[0]}?" if close and close[0] != name else ""
+        return f"; did you mean {dashes}{near}?" if near and near != name else ""
+
+
+def closest(name: str, names: Collection[str]) -> str | None:
+    """The one of `names`, dotted ones too, that is most like `name`."""
+    by_last_part = {known.split(".")[-1]: known for known in names}  # a section may be wrong, too
+    close = difflib.get_close_matches(name, names, n=1) or [
+        by_last_part[part] for part in difflib.get_close_matches(name.split(".")[-1], by_last_part, n=1)
+    ]
+    return close[0] if close else None
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:
@@ -71,13 +77,15 @@ def parse_call(function: Callable[..., None], command: str, args: list[str]) -> 
     """The positional-only and the other arguments of `function` as given on the command line.
 
     Its signature and docstring are the flags and the help: parameters without a default are positional, one that is
-    positional-only and has a default may be left out, and a bool that is False by default is a switch without a value.
+    positional-only and has a default may be left out, a bool that is False by default is a switch without a value, and
+    a Sequence[str] is a flag that may be repeated.
     """
     doc = docstring_parser.parse(inspect.getdoc(function) or "")
     described = {parameter.arg_name: parameter.description for parameter in doc.params}
     parameters = inspect.signature(function, eval_str=True).parameters
     switches = {name for name, p in parameters.items() if p.annotation is bool and p.default is False}
     optional = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_ONLY and p.default is not p.empty]
+    repeated = [name for name, p in parameters.items() if p.annotation == Sequence[str]]
     text = "\n\n".join(filter(None, (doc.short_description, doc.long_description)))
     parser = OneLineErrors(prog=f"python -m mlp_lm {command}", description=text)
     for name in optional:
@@ -85,7 +93,9 @@ def parse_call(function: Callable[..., None], command: str, args: list[str]) -> 
         parser.add_argument(name, nargs="?", type=kind, default=default, help=described.get(name))
     for name in sorted(switches):
         parser.add_argument(f"--{name}", action="store_true", help=described.get(name))
-    parser.add_function_arguments(function, as_positional=True, skip={*switches, *optional})
+    for name in repeated:
+        parser.add_argument(f"--{name}", action="append", default=[], help=described.get(name))
+    parser.add_function_arguments(function, as_positional=True, skip={*switches, *optional, *repeated})
     found = parser.parse_args(args).as_dict()
     return [found.pop(name) for name in optional], found
 

@@ -89,6 +89,10 @@ RANGES: dict[str, Range | Choice] = {
     "top_p": Range(0, 1, above=True, optional=True),
     "seed": Range(0, 2**63 - 1, whole=True, optional=True),
     "max_length": COUNT,
+    "seeds": Range(1, 1_000, whole=True),
+    "jobs": Range(1, 1_024, whole=True),
+    "random": Range(1, 10_000, whole=True, optional=True),
+    "random_seed": SEED,
     "min": Range(0, above=True),
     "max": Range(0, above=True),
     "steps": Range(100, 100_000, whole=True),  # fewer leave nothing to average; of more, the averages take minutes

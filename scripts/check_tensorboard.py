@@ -75,8 +75,14 @@ def served(address: str) -> dict[str, list[str]]:
         for chart in category.get("chart", [])
         for tag in chart["multiline"]["tag"]
     ]
-    groups = ask(address, "hparams/session_groups", {"startIndex": 0, "sliceSize": 10, "colParams": []}) or {}
-    found["hparams"] = [name for group in groups.get("sessionGroups", []) for name in sorted(group["hparams"])]
+    every = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+    query = {"startIndex": 0, "sliceSize": 10, "colParams": [], "allowedStatuses": every}
+    groups = ask(address, "hparams/session_groups", query) or {}
+    found["hparams"] = [
+        name
+        for group in groups.get("sessionGroups", [])
+        for name in (*sorted(group["hparams"]), *(metric["name"]["tag"] for metric in group["metricValues"]))
+    ]
     runs = ask(address, "projector/runs") or []
     found["projector"] = [label for run in runs for label in embedding_labels(address, run)]
     return found
@@ -103,7 +109,7 @@ def problems(found: dict[str, list[str]], config: dict[str, Any]) -> Iterator[st
         "layout": ("layout", "dev/loss"),
         "config": ("text", "config"),
         "samples": ("text", "samples"),
-        "hparams": ("hparams", "model.hidden_dim"),
+        "hparams": ("hparams", "hp/dev_loss"),
         "histograms": ("histograms", "activations/hidden.0"),
         "embedding_map": ("images", "embedding map"),
         "projector": ("projector", "."),
@@ -123,12 +129,17 @@ def take_screenshots(address: str, folder: Path) -> None:
     if browser is None:
         raise SystemExit("no Chromium found; expected one on the PATH (Debian: apt install chromium)")
     folder.mkdir(parents=True, exist_ok=True)
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1500,1100"]
-    flags += ["--enable-unsafe-swiftshader", f"--timeout={SECONDS_TO_LOAD * 1000}"]
+    flags = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-unsafe-swiftshader",
+        "--window-size=1500,1100",
+    ]
+    flags += [f"--virtual-time-budget={SECONDS_TO_LOAD * 1000}"]  # of the page's own clock, which runs faster
     for tab in TABS:
         file = folder / f"{tab}.png"
-        wait = ["--virtual-time-budget=20000"] if tab != "projector" else []  # it draws for ever
-        command = [browser, *flags, *wait, f"--screenshot={file}", f"{address}#{tab}"]
+        command = [browser, *flags, f"--screenshot={file}", f"{address}#{tab}"]
         subprocess.run(command, check=True, capture_output=True, timeout=4 * SECONDS_TO_LOAD)
         print(f"{tab}: {file}")
 

@@ -13,6 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "mlp_lm"
 ROOMS = ["text", "models", "training", "commands"]  # data walks through them in this order
 MAY_CALL_ANY_ROOM = {"cli.py", "__init__.py"}  # the entry points
+WITHOUT_TORCH = {"vocab.py", "corpus.py", "download.py", "statistics.py", "inspect.py", "runs.py", "curves.py"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -48,8 +49,10 @@ def test_torch_and_lightning_stay_in_their_rooms(path: Path) -> None:
     top_level = {module.split(".")[0] for module in imports(path)}
     if room(path) != "training":
         assert not top_level & {"lightning", "pytorch_lightning", "torchmetrics"}
-    if room(path) == "" or path.name in ("vocab.py", "corpus.py", "download.py", "runs.py"):
+    if room(path) == "" or path.name in WITHOUT_TORCH:
         assert "torch" not in top_level
+    if path.name in ("grid.py", "processes.py") or path.name.startswith("sweep"):  # sweep has no need to wait for them
+        assert not top_level & {"torch", "lightning"}
 
 
 def test_datamodule_and_module_do_not_know_each_other() -> None:
@@ -63,6 +66,9 @@ def test_datamodule_and_module_do_not_know_each_other() -> None:
         ("import mlp_lm", "torch lightning numpy jsonargparse"),
         ("import mlp_lm.cli; mlp_lm.cli.main(['--help'])", "torch lightning numpy jsonargparse"),
         ("import mlp_lm.text.corpus, mlp_lm.training.runs", "torch lightning"),
+        ("import mlp_lm.cli; mlp_lm.cli.main(['inspect', 'names', '--item=emma'])", "torch lightning matplotlib"),
+        ("import mlp_lm.commands.plot", "lightning torchmetrics matplotlib tensorboard"),
+        ("import mlp_lm.commands.sweep", "torch lightning matplotlib"),
         ("import mlp_lm.commands.sample, mlp_lm.commands.score; mlp_lm.load", "lightning torchmetrics matplotlib"),
     ],
 )

@@ -49,6 +49,7 @@ def test_version(capsys: Capture) -> None:
         ("fit", ["--data.context_size", "--model.dropout", "--trainer.max_steps", "--run_dir", "--report_test"]),
         ("test", ["--ckpt_path"]),
         ("sample", ["--prompt", "--top_k", "--only_new", "Checkpoint to generate from"]),
+        ("sweep", ["--vary", "(repeatable)", "--seeds", "--jobs", "--random", "--sweep_dir"]),
         ("score", ["--output", "--skip_unknown", "Text file with one item a line"]),
     ],
 )

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mlp_lm import figures
-from mlp_lm.errors import CheckpointError, SettingsError
+from mlp_lm.errors import SettingsError
 from mlp_lm.files import PICTURES, check_outputs, write_json
 from mlp_lm.models import checkpoint, count_file
-from mlp_lm.models.known_items import facts_of, hash_items
+from mlp_lm.models.known_items import facts_of
 from mlp_lm.models.language_model import Mixture
 from mlp_lm.models.metrics import NLL, evaluate, token_nll
 from mlp_lm.models.network import MLP
@@ -30,7 +30,7 @@ from mlp_lm.models.ngram import (
     witten_bell,
 )
 from mlp_lm.settings import check
-from mlp_lm.text.corpus import SPLITS, Corpus, corpus_of
+from mlp_lm.text.corpus import Corpus, corpus_of
 from mlp_lm.text.windows import Windows, eval_batch_size
 
 ADDED = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that add_k chooses from, on dev
@@ -98,7 +98,7 @@ def ngram(
     check({f"data.{name}": value for name, value in data.items()})
     corpus = corpus_of(data)
     if content is not None and mix is not None:
-        _check_same_data(mix, content, corpus)
+        checkpoint.check_same_data(mix, content, corpus)
     models, rows = _table(corpus, numbers, smoothing)
     best = min(range(len(rows)), key=lambda i: rows[i].dev)
     report: dict[str, Any] = {"data": data, "smoothing": smoothing, "orders": [asdict(row) for row in rows]}
@@ -135,25 +135,6 @@ def _data_settings(content: dict[str, Any] | None, given: dict[str, Any]) -> dic
     own = content[checkpoint.DATA_KEY]["settings"] if content is not None else {}
     known = {name: own.get(name, value) for name, value in usual.items()}
     return known | {name: value for name, value in given.items() if value is not None}
-
-
-def _check_same_data(mix: str, content: dict[str, Any], corpus: Corpus) -> None:
-    """Raise CheckpointError that says what of the data is not as the checkpoint has it."""
-    theirs = content[checkpoint.DATA_KEY]
-    if theirs["fingerprint"] == corpus.fingerprint:
-        return
-    hashes = theirs["item_hashes"]
-    if theirs["vocab"] != corpus.vocab.tokens:
-        what = "has other characters"
-    elif hashes is not None and set(torch.cat([*hashes.values()]).tolist()) == _all_hashes(corpus):
-        what = "has the same items, but split in another way (--unique, --split_seed)"
-    else:
-        what = "has other items"
-    raise CheckpointError(f"{mix}: the data {what} than the checkpoint was trained with")
-
-
-def _all_hashes(corpus: Corpus) -> set[int]:
-    return {h for split in SPLITS for h in hash_items(corpus.items(split)).tolist()}
 
 
 def _table(corpus: Corpus, orders: list[int], smoothing: Smoothing) -> tuple[list[NGramModel], list[Row]]:

@@ -30,9 +30,10 @@ import torch
 from mlp_lm.errors import CheckpointError
 from mlp_lm.files import write_atomically
 from mlp_lm.models import count_file
-from mlp_lm.models.known_items import KnownItems
+from mlp_lm.models.known_items import KnownItems, hash_items
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.network import MLP
+from mlp_lm.text.corpus import SPLITS, Corpus
 from mlp_lm.text.vocab import Vocab
 
 FORMAT_VERSION = 1
@@ -116,6 +117,7 @@ def load(path: str | os.PathLike[str]) -> LanguageModel:
             log_probs=network.log_probs,
             longest_item=data["longest_item"],
             known_items=None if data["item_hashes"] is None else KnownItems(data["item_hashes"]),
+            network=network,
         )
     except UNFIT as error:
         raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error
@@ -137,3 +139,22 @@ def load_network(path: str | os.PathLike[str], content: dict[str, Any]) -> tuple
         return network.to(weights["network.output.bias"].dtype).eval(), context_size
     except UNFIT as error:
         raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error
+
+
+def check_same_data(path: str | os.PathLike[str], content: dict[str, Any], corpus: Corpus) -> None:
+    """Raise CheckpointError that says what of the `corpus` is not as the checkpoint at `path` has it."""
+    theirs = content[DATA_KEY]
+    if theirs["fingerprint"] == corpus.fingerprint:
+        return
+    hashes = theirs["item_hashes"]
+    if theirs["vocab"] != corpus.vocab.tokens:
+        what = "has other characters"
+    elif hashes is not None and set(torch.cat([*hashes.values()]).tolist()) == _all_hashes(corpus):
+        what = "has the same items, but split in another way (--unique, --split_seed)"
+    else:
+        what = "has other items"
+    raise CheckpointError(f"{path}: the data {what} than the checkpoint was trained with")
+
+
+def _all_hashes(corpus: Corpus) -> set[int]:
+    return {h for split in SPLITS for h in hash_items(corpus.items(split)).tolist()}

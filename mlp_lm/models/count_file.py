@@ -100,6 +100,7 @@ def _unpack(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Lang
         split: torch.from_numpy(arrays[f"item_hashes_{split}"]) for split in SPLITS if "item_hashes_train" in arrays
     }
     log_probs, context_size = counts.log_probs, max(order - 1, 1)
+    network: MLP | None = None
     if "network" in header:
         network = MLP(
             len(vocab), header["context_size"], **{name: header["network"][name] for name in NETWORK_SETTINGS}
@@ -117,6 +118,7 @@ def _unpack(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Lang
         log_probs=log_probs,
         longest_item=header["longest_item"],
         known_items=KnownItems(hashes) if hashes else None,
+        network=network,
     )
 
 

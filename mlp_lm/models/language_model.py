@@ -54,6 +54,7 @@ class LanguageModel:
     log_probs: Callable[[Tensor], Tensor]  # contexts (B, T) int64 to log-probabilities (B, V)
     longest_item: int  # tokens of the longest item of train
     known_items: KnownItems | None = None  # None where there were too many to keep
+    network: MLP | None = None  # None where there are only counts
 
     def __repr__(self) -> str:
         return f"LanguageModel({len(self.vocab)} tokens, context size {self.context_size})"

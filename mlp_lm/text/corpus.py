@@ -111,11 +111,12 @@ def find(path: str) -> Path:
 
 
 def read_items(path: Path, max_item_length: int | None = None) -> list[str]:
-    """The items of a text file: NFC-normalised lines without surrounding white space, blank ones skipped.
+    """`items_of` the text of a file. Raises DataError that names the path, and the line where one is to blame."""
+    return items_of(read_text(path), path, max_item_length)
 
-    Raises DataError that names the path, and the line where one is to blame.
-    """
-    text = read_text(path)
+
+def items_of(text: str, path: Path, max_item_length: int | None = None) -> list[str]:
+    """The items of a text: lines without surrounding white space, blank ones skipped. `path` is for errors."""
     items = [item for line in text.split("\n") if (item := line.strip())]
     if not items:
         raise DataError(f"{path}: {'only blank lines' if text else 'an empty file'}; expected one item a line")

@@ -56,6 +56,7 @@ class CLI(LightningCLI):
     trainer: Trainer
     model: MLPModule
     datamodule: TextDataModule
+    settings: dict[str, Any]  # of the run, as in a config: `data.path`, `model.hidden_dim`, …
 
     def __init__(self, args: list[str]) -> None:
         """Parse `args`, the command's name first, and run it."""
@@ -122,6 +123,7 @@ class CLI(LightningCLI):
         settings = {f"{section}.{k}": v for section in ("data", "model", "trainer") for k, v in config[section].items()}
         del settings["model.context_size"]  # data.context_size says it already
         settings |= {name: config[name] for name in ("seed_everything", *OF_LR_FIND) if name in config}
+        self.settings = settings
         check(settings)
         if self.content is not None:
             trained_with = checkpoint.settings(self.content)

@@ -13,17 +13,34 @@ CHECKPOINTS, REPORT = "checkpoints", "report.json"
 
 
 def run_name(config: str, data_path: str) -> str:
-    """The name of a run: that of its config file, or of the run whose saved config.yaml that is, or of its data."""
+    """The name of a run: of its config file, of the run or sweep that saved that as config.yaml, or of its data."""
     if not config:
         return Path(data_path).stem
     folder = Path(config).absolute().parent
-    is_saved = Path(config).name == "config.yaml" and folder.name.startswith("version_")
+    is_saved = Path(config).name == "config.yaml" and folder.name.startswith(("version_", "sweep_"))
     return folder.parent.name if is_saved else Path(config).stem
 
 
 def new_run_dir(name: str) -> Path:
     """Make the next free `runs/<name>/version_N`."""
     return claim(new_folder(name, "version", "run_dir"))
+
+
+def new_folder(name: str, kind: str, flag: str) -> Path:
+    """Make the next free `runs/<name>/<kind>_N`; processes that start together get different ones.
+
+    Raises SettingsError that names `flag`, the way to choose a folder, where none can be made.
+    """
+    parent = ROOT / name
+    number = 0
+    while True:
+        try:
+            (parent / f"{kind}_{number}").mkdir(parents=True)
+            return parent / f"{kind}_{number}"
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise SettingsError(f"{parent}: cannot be made ({error.strerror}); name a folder with --{flag}") from error
 
 
 def chosen_run_dir(name: str) -> Path:
@@ -35,20 +52,6 @@ def chosen_run_dir(name: str) -> Path:
             f"run_dir: {path} holds a run already; name another folder, or continue that run with --ckpt_path {last}"
         )
     return claim(empty_folder(name, "run_dir"))
-
-
-def new_folder(name: str, kind: str, flag: str) -> Path:
-    """Make the next free `runs/<name>/<kind>_N`; processes that start together get different ones."""
-    parent = ROOT / name
-    number = 0
-    while True:
-        try:
-            (parent / f"{kind}_{number}").mkdir(parents=True)
-            return parent / f"{kind}_{number}"
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise SettingsError(f"{parent}: cannot be made ({error.strerror}); name a folder with --{flag}") from error
 
 
 def empty_folder(name: str, flag: str) -> Path:

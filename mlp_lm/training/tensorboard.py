@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import cast
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
@@ -19,6 +20,7 @@ from mlp_lm.training.module import MLPModule
 
 NUM_SAMPLES = 20
 NUM_WINDOWS = 256  # of dev, whose tanh activations are counted; more changes no picture
+MOST_LABEL_IMAGES = 1000  # beyond it, the projector shows points, with their labels where the mouse is
 SATURATED = 0.97  # |tanh| beyond which next to no gradient passes, as in the lecture's part 3
 
 
@@ -46,6 +48,7 @@ class TensorBoardExtras(Callback):
             settings |= {f"model.{name}": value for name, value in module.settings.items()}
             settings["trainer.max_steps"] = trainer.max_steps
             best = {"hp/dev_loss": self.checkpoints.best_dev_loss}
+            settings = {name: value for name, value in settings.items() if value is not None}
             cast(TensorBoardLogger, trainer.logger).log_hyperparams(settings, best, trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,7 +83,9 @@ class TensorBoardExtras(Callback):
             image = figures.to_image(figures.draw_embeddings(table, labels))
             writer.add_image("embedding map", image, step, dataformats="HWC")
         if "projector" in self.wanted:
-            writer.add_embedding(table, labels, tag="embedding", global_step=step)
+            few = len(labels) <= MOST_LABEL_IMAGES
+            images = torch.from_numpy(figures.label_images(labels)) / 255 if few else None
+            writer.add_embedding(table, labels, images, tag="embedding", global_step=step)
         if "hparams" in self.wanted:
             writer.add_scalar("hp/dev_loss", self.checkpoints.best_dev_loss, step)
 

@@ -1,0 +1,142 @@
+"""`python -m mlp_lm plot`."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlp_lm import figures
+from mlp_lm.errors import CheckpointError, DataError, SettingsError
+from mlp_lm.files import PICTURES, check_outputs
+from mlp_lm.models import checkpoint
+from mlp_lm.models.language_model import LanguageModel
+from mlp_lm.models.views import activation_shares, next_token_probs
+from mlp_lm.text.corpus import corpus_of
+from mlp_lm.text.windows import Windows, eval_batch_size
+from mlp_lm.training.curves import read_curves
+from mlp_lm.training.runs import CHECKPOINTS, run_dir_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NUM_ITEMS = 2000  # generated for the next-token map; takes a second at most for a small network
+MAX_TOKENS = 100  # of that map; more rows could not be read
+MAX_WINDOWS = 100_000  # of dev; more would not change a histogram that one can see
+SATURATED = 0.97  # the |h| beyond which less than 6 % of a gradient passes: tanh' = 1 - h²
+
+Panel = Callable[["Axes"], None]
+
+
+def plot(file: str, what: str | None = None, output: str | None = None) -> None:
+    """Draw a trained model, all plots into one picture.
+
+    embeddings: where each token lies, in the two main directions. loss: the curves of the run that FILE lies in.
+    next_token: P(next token | last token), averaged over items that the model generates. activations: histogram of
+    the tanh outputs over dev, and the share that is saturated.
+
+    Args:
+        file: Checkpoint, count model (.npz), or folder of a run, which stands for its best.ckpt.
+        what: Some of embeddings, loss, next_token, activations, separated by commas; all that FILE has unless given.
+        output: PNG or SVG file; unless given, a PNG beside FILE with its name, and what was drawn if that was chosen.
+    """
+    chosen = _chosen(what)
+    path = _checkpoint_of(file)
+    model = checkpoint.load(path)
+    if output is None:
+        output = str(path.with_name("_".join([path.stem, *chosen]) + ".png"))
+    check_outputs([str(path)], output=(output, PICTURES))
+    panels = []
+    for name in chosen or PLOTS:
+        try:
+            panels.append(PLOTS[name](path, model))
+        except (CheckpointError, DataError) as error:
+            if chosen:
+                raise
+            print(f"left out: {name}: {error}", file=sys.stderr)
+    figures.save(figures.draw_panels(panels, figures.panel_side(min(len(model.vocab), MAX_TOKENS))), output)
+    print(f"saved: {output}")
+
+
+def _chosen(what: str | None) -> list[str]:
+    """The plots that a user asked for, in the order asked; none for all."""
+    if what is None:
+        return []
+    names = list(dict.fromkeys(what.split(",")))
+    for name in names:
+        if name not in PLOTS:
+            close = difflib.get_close_matches(name.replace("-", "_"), PLOTS, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise SettingsError(f"what: found {name!r}, expected some of {', '.join(PLOTS)}, separated by commas{hint}")
+    return names
+
+
+def _checkpoint_of(file: str) -> Path:
+    """The checkpoint that FILE is, or that the run in this folder has."""
+    path = Path(file).expanduser()
+    of_run = [path / CHECKPOINTS / name for name in ("best.ckpt", "last.ckpt")]
+    return next((found for found in of_run if found.exists()), path)
+
+
+def _embeddings(path: Path, model: LanguageModel) -> Panel:
+    if model.network is None:
+        raise CheckpointError(f"{path}: counts have no embeddings; expected the checkpoint of a network")
+    table = model.network.embedding.weight.detach().double().numpy()
+    return partial(figures.embedding_map, table=table, labels=_labels(model))
+
+
+def _loss(path: Path, model: LanguageModel) -> Panel:
+    if path.suffix == ".npz":
+        raise CheckpointError(f"{path}: counts have no loss curves; expected the checkpoint of a network")
+    run_dir = run_dir_of(path)
+    curves = read_curves(run_dir)
+    if not {"train/loss", "dev/loss"} & curves.keys():
+        raise CheckpointError(
+            f"{path}: no TensorBoard events with losses in {run_dir}; expected a file in its run's folder"
+        )
+    return partial(figures.loss_curves, curves=curves)
+
+
+def _next_token(path: Path, model: LanguageModel) -> Panel:
+    ids, probs = next_token_probs(model, NUM_ITEMS, MAX_TOKENS)
+    note = f"averaged over {NUM_ITEMS:,} items that the model generated"
+    if len(ids) < len(model.vocab):
+        note += f"; the {len(ids)} most frequent of {len(model.vocab):,} tokens"
+    return partial(figures.next_token_map, probs=probs, labels=[model.vocab.show(i) for i in ids], note=note)
+
+
+def _activations(path: Path, model: LanguageModel) -> Panel:
+    if path.suffix == ".npz" or model.network is None:
+        raise CheckpointError(f"{path}: says nothing of its corpus; expected the checkpoint of a network (.ckpt)")
+    content = checkpoint.read(path)
+    try:
+        corpus = corpus_of(content[checkpoint.DATA_KEY]["settings"])
+    except DataError as error:
+        problem = str(error).partition("; ")[0]
+        others = ",".join(name for name in PLOTS if name != "activations")
+        raise DataError(f"{path}: activations need its corpus: {problem}; --what {others} does without") from error
+    except checkpoint.UNFIT as error:
+        raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error
+    checkpoint.check_same_data(path, content, corpus)
+    windows, batch_size = Windows(corpus.dev, model.context_size), eval_batch_size(len(model.vocab))
+    num_batches = -(-min(len(windows), MAX_WINDOWS) // batch_size)
+    layers = activation_shares(model.network, islice(windows.batches(batch_size), num_batches), SATURATED)
+    used = min(len(windows), num_batches * batch_size)
+    note = f"over {'all' if used == len(windows) else 'the first'} {used:,} windows of dev"
+    return partial(figures.activation_histograms, layers=layers, threshold=SATURATED, note=note)
+
+
+def _labels(model: LanguageModel) -> list[str]:
+    return [model.vocab.show(i) for i in range(len(model.vocab))]
+
+
+PLOTS: dict[str, Callable[[Path, LanguageModel], Panel]] = {
+    "embeddings": _embeddings,
+    "loss": _loss,
+    "next_token": _next_token,
+    "activations": _activations,
+}

@@ -1,0 +1,66 @@
+"""What figures show of a model, as arrays. B batch, T context, H hidden, V vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mlp_lm.models.language_model import LanguageModel
+from mlp_lm.models.network import MLP
+from mlp_lm.text.corpus import encode
+from mlp_lm.text.windows import Batch, Windows, eval_batch_size
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+
+@torch.inference_mode()
+def next_token_probs(model: LanguageModel, num_items: int, max_tokens: int) -> tuple[list[int], FloatArray]:
+    """P(next token | last token), averaged over all contexts of items that the model generates.
+
+    So every context that ends with a token counts as often as the model itself gets into it, and no corpus is needed.
+
+    Args:
+        model: A network or counts.
+        num_items: How many items to generate; always the same ones.
+        max_tokens: Show only so many tokens, those that it generates most often.
+
+    Returns:
+        The ids (n,) of the tokens shown, and the probabilities (n, n), a row for each last token; NaN in the rows of
+        tokens that were never generated.
+    """
+    size = len(model.vocab)
+    stream = encode([sample.text for sample in model.generate(num_items, seed=0)], model.vocab)
+    most_frequent = np.argsort(-np.bincount(stream, minlength=size), kind="stable")[:max_tokens]
+    ids = torch.from_numpy(np.sort(most_frequent))
+    row_of = torch.full((size,), -1)
+    row_of[ids] = torch.arange(len(ids))
+    sums, counts = torch.zeros(len(ids), len(ids), dtype=torch.float64), torch.zeros(len(ids))
+    for contexts, _ in Windows(stream, model.context_size).batches(eval_batch_size(size)):
+        rows = row_of[contexts[:, -1]]  # (B, T) -> (B,)
+        shown = rows >= 0
+        probs = model.log_probs(contexts[shown]).double().exp()  # (B, V)
+        sums.index_add_(0, rows[shown], probs[:, ids])
+        counts += torch.bincount(rows[shown], minlength=len(ids))
+    return ids.tolist(), (sums / counts.unsqueeze(1)).numpy()
+
+
+@torch.inference_mode()
+def activation_shares(
+    network: MLP, batches: Iterable[Batch], threshold: float, bins: int = 80
+) -> list[tuple[FloatArray, float]]:
+    """Of each tanh layer: the share of its outputs in each of `bins` from -1 to 1, and the share beyond `threshold`.
+
+    `batches`: contexts (B, T) and targets, which are not looked at.
+    """
+    histograms = torch.zeros(len(network.hidden), bins, dtype=torch.float64)
+    saturated = torch.zeros(len(network.hidden), dtype=torch.float64)
+    for contexts, _ in batches:
+        for i, h in enumerate(network.activations(contexts)):  # (B, H)
+            histograms[i] += torch.histc(h.float(), bins, -1, 1)
+            saturated[i] += (h.abs() > threshold).sum()
+    totals = histograms.sum(1)
+    return list(zip((histograms / totals.unsqueeze(1)).numpy(), (saturated / totals).tolist(), strict=True))
