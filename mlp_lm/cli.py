@@ -13,10 +13,14 @@ from mlp_lm.errors import Interrupted, MlpLmError
 
 
 class Command(NamedTuple):
-    """What the top-level help says of a command, and where it is: `module:function`, or "" for Lightning's."""
+    """What the top-level help says of a command, and where it is.
+
+    `module:function` is a plain function whose signature is the command line; a module alone has a `run` that parses it
+    itself, with LightningCLI.
+    """
 
     summary: str
-    target: str = ""
+    target: str = "mlp_lm.training.lightning_cli"
 
 
 COMMANDS = {
@@ -30,6 +34,7 @@ COMMANDS = {
     "ngram": Command(
         "count baselines on the same split, and the mixture with a network", "mlp_lm.commands.ngram:ngram"
     ),
+    "lr-find": Command("learning-rate range test: how high a rate the config bears", "mlp_lm.training.lr_find"),
     "sweep": Command("many runs, one table: a grid of settings, with several seeds", "mlp_lm.commands.sweep:sweep"),
     "plot": Command("embedding map and other figures", "mlp_lm.commands.plot:plot"),
 }
@@ -54,6 +59,8 @@ First steps:
 def main(args: list[str] | None = None) -> int:
     """Run one command; `args` are those of the command line unless given. Returns the exit code."""
     args = sys.argv[1:] if args is None else args
+    if args and (typed := args[0].replace("_", "-")) in COMMANDS:  # hyphen or underscore, as in flags
+        args = [typed, *args[1:]]
     try:
         _dispatch(args)
         sys.stdout.flush()
@@ -88,12 +95,10 @@ def _dispatch(args: list[str]) -> None:
         from mlp_lm.parsing import parse_call, with_underscores
 
         name, *rest = map(with_underscores, args)
-        if target := COMMANDS[name].target:
-            module, function = target.split(":")
+        module, _, function = COMMANDS[name].target.partition(":")
+        if function:
             command = getattr(import_module(module), function)
             positional, others = parse_call(command, name, rest)
             command(*positional, **others)
         else:
-            from mlp_lm.training.lightning_cli import run
-
-            run([name, *rest])
+            import_module(module).run([name, *rest])

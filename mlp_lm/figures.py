@@ -283,3 +283,21 @@ def _spread(axes: Axes, values: Sequence[float]) -> None:
             axes.set_xscale("log")
         else:
             axes.set_xscale("symlog", linthresh=min(positive))
+
+
+def draw_range_test(
+    rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], marks: Mapping[str, float]
+) -> Figure:
+    """Loss over the learning rate, of each step and smoothed, with a line at each rate of `marks`, by its name."""
+    figure = new_figure(9, 5)
+    axes = figure.subplots()
+    axes.plot(rates, losses, ".", color="0.75", markersize=3, label="loss of each step")
+    axes.plot(rates, smoothed, color="black", label="smoothed")
+    for number, (name, rate) in enumerate(marks.items()):
+        axes.axvline(rate, color=f"C{number}", linestyle="--", label=f"{name}: {rate:.2g}")
+    # What lies far above the start, after blow-up, would leave no room for the valley.
+    axes.set_ylim(min(losses) - 0.05 * smoothed[0], min(max(losses), 1.5 * smoothed[0]) + 0.05 * smoothed[0])
+    axes.set(xscale="log", xlabel="learning rate", ylabel="train loss, nats/token", title="Learning-rate range test")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure

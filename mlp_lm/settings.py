@@ -93,6 +93,9 @@ RANGES: dict[str, Range | Choice] = {
     "jobs": Range(1, 1_024, whole=True),
     "random": Range(1, 10_000, whole=True, optional=True),
     "random_seed": SEED,
+    "min": Range(0, above=True),
+    "max": Range(0, above=True),
+    "steps": Range(100, 100_000, whole=True),  # fewer leave nothing to average; of more, the averages take minutes
 }
 
 
@@ -132,6 +135,7 @@ RUN = SHAPE | {
     "model.decay_all": "one run is trained in one way",
     "model.dropout": "one run is trained in one way",
 }
+OF_LR_FIND = ("min", "max", "steps")
 
 
 def check_unchanged(settings: Settings, trained_with: Settings, fixed: Mapping[str, str]) -> None:
@@ -176,6 +180,13 @@ def _training_ends_with_the_cosine(settings: Settings) -> str | None:
     return None
 
 
+def _min_is_below_max(settings: Settings) -> str | None:
+    low, high = settings.get("min"), settings.get("max")
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low >= high:
+        return f"min: found {low:g}, expected a learning rate below --max, {high:g}"
+    return None
+
+
 def _prompt_is_shorter_than_items(settings: Settings) -> str | None:
     length, limit = settings.get("prompt_length"), settings.get("max_length")
     if isinstance(length, int) and isinstance(limit, int) and length > limit:
@@ -188,5 +199,6 @@ CROSS_CHECKS: tuple[Callable[[Settings], str | None], ...] = (
     _one_source_of_data,
     _momentum_goes_with_sgd,
     _training_ends_with_the_cosine,
+    _min_is_below_max,
     _prompt_is_shorter_than_items,
 )

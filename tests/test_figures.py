@@ -91,3 +91,17 @@ def test_activation_histograms_give_the_saturated_share_of_each_layer() -> None:
     legend = axes.get_legend()
     assert legend is not None
     assert [t.get_text() for t in legend.get_texts()] == ["layer 1: 12.5% saturated", "layer 2: 50.0% saturated"]
+
+
+def test_a_range_test_names_its_marks_and_leaves_out_what_lies_far_above() -> None:
+    rates, losses = [0.001, 0.01, 0.1, 1.0], [3.0, 2.5, 2.0, 1e9]
+    (axes,) = figures.draw_range_test(rates, losses, losses, {"minimum": 0.1, "blow-up": 1.0}).axes
+    legend = axes.get_legend()
+    assert legend is not None
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["loss of each step", "smoothed", "minimum: 0.1", "blow-up: 1"]
+    marked = [float(np.asarray(line.get_xdata())[0]) for line in axes.get_lines()[2:]]
+    assert marked == [0.1, 1.0]
+    assert axes.get_xscale() == "log"
+    low, high = axes.get_ylim()
+    assert low < 2.0 and 3.0 < high < 6.0

@@ -74,6 +74,9 @@ def test_a_range_says_what_it_holds(range_: Range | Choice, text: str) -> None:
         ("model.embedding_dim", [1], [0]),
         ("model.hidden_dim", [1], [0]),
         ("model.num_layers", [1], [0]),
+        ("min", [1e-9, 30], [0, -1, math.inf]),
+        ("max", [1e-9, 30], [0, -1, math.nan]),
+        ("steps", [100, 100_000], [99, 100_001, 200.0]),
         ("model.dropout", [0, 0.99], [-0.1, 1, math.nan]),
         ("model.optimizer", ["sgd", "adamw"], ["adam", None]),
         ("model.learning_rate", [1e-9, 30], [0, -1, math.inf, math.nan]),
@@ -125,6 +128,7 @@ CROSSED: list[tuple[dict[str, object], str]] = [
         BEYOND_THE_COSINE,
         "trainer.max_steps: found 11, but the learning rate is 0 from step 10 on",
     ),
+    ({"min": 1.0, "max": 1.0}, "min: found 1, expected a learning rate below --max, 1"),
     ({"prompt_length": 4, "max_length": 3}, "max_length: found 3, expected at least the 4 tokens"),
 ]
 
@@ -145,6 +149,7 @@ def test_settings_at_odds_with_each_other(settings: dict[str, object], problem: 
         BEYOND_THE_COSINE | {"model.lr_decay_steps": None},
         BEYOND_THE_COSINE | {"model.lr_end_factor": 0.1},
         BEYOND_THE_COSINE | {"model.lr_schedule": "step"},
+        {"min": 0.1, "max": 1.0},
         {"prompt_length": 3, "max_length": 3},
     ],
 )
@@ -162,7 +167,7 @@ def test_all_values_out_of_range_are_reported_at_once() -> None:
 
 def test_all_settings_at_odds_are_reported_at_once() -> None:
     together = {name: value for settings, _ in reversed(CROSSED) for name, value in settings.items()}
-    assert len(problems(together)) == len(CROSS_CHECKS) == 5
+    assert len(problems(together)) == len(CROSS_CHECKS) == 6
 
 
 def test_a_section_is_checked_under_its_name() -> None:

@@ -15,7 +15,7 @@ from mlp_lm.cli import COMMANDS
 from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
-from mlp_lm.settings import RUN, SHAPE, check, check_unchanged
+from mlp_lm.settings import OF_LR_FIND, RUN, SHAPE, check, check_unchanged
 from mlp_lm.text.corpus import SPLITS
 from mlp_lm.training import runs
 from mlp_lm.training.callbacks import Checkpoints
@@ -30,6 +30,7 @@ from mlp_lm.training.trainer import Trainer
 
 # Arguments of Trainer's methods that are no flags: the path is described by our own, the rest is always the same.
 NO_FLAGS = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
+NEEDS_CHECKPOINT = {"validate", "test", "predict"}
 
 
 class Parser(OneLineErrors, LightningArgumentParser):
@@ -50,6 +51,8 @@ class SaveConfig(SaveConfigCallback):
 class CLI(LightningCLI):
     """One command on the triple Trainer, MLPModule, TextDataModule."""
 
+    module_class: type[MLPModule] = MLPModule
+    trainer_class: type[Trainer] = Trainer
     trainer: Trainer
     model: MLPModule
     datamodule: TextDataModule
@@ -57,18 +60,18 @@ class CLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         """Parse `args`, the command's name first, and run it."""
-        self.command = args[0]
+        self.command, name = args[0], args[0].replace("_", "-")  # as a method and as users type it
         paths = flag_values(args, "--ckpt_path")
         self.checkpoint = paths[-1] if paths else None
-        if self.checkpoint is None and self.command != "fit" and not {"-h", "--help"} & {*args}:
+        if self.checkpoint is None and self.command in NEEDS_CHECKPOINT and not {"-h", "--help"} & {*args}:
             raise CheckpointError(f"--ckpt_path: missing; {self.command} needs the checkpoint of a trained model")
         self.content = checkpoint.read(self.checkpoint) if self.checkpoint is not None else None
         super().__init__(
-            MLPModule,
+            self.module_class,
             TextDataModule,
-            trainer_class=Trainer,
+            trainer_class=self.trainer_class,
             parser_class=Parser,
-            parser_kwargs={"prog": "python -m mlp_lm", self.command: {"description": COMMANDS[self.command].summary}},
+            parser_kwargs={"prog": "python -m mlp_lm", self.command: {"description": COMMANDS[name].summary}},
             args=args,
             seed_everything_default=42,
             save_config_callback=SaveConfig if self.command == "fit" else None,
@@ -87,6 +90,13 @@ class CLI(LightningCLI):
         """Links, our own flags, and a checkpoint's settings as defaults: config and command line win."""
         parser.link_arguments("data.context_size", "model.context_size")
         parser.link_arguments("data.vocab_size", "model.vocab_size", apply_on="instantiate")
+        self.add_own_flags(parser)
+        if self.content is not None:
+            known = parser.get_defaults()
+            parser.set_defaults({k: v for k, v in checkpoint.settings(self.content).items() if k in known})
+
+    def add_own_flags(self, parser: LightningArgumentParser) -> None:
+        """The flags beside those of trainer, model and data."""
         does = "Continue the run of this checkpoint" if self.command == "fit" else "Checkpoint of the trained model"
         parser.add_argument("--ckpt_path", type=str | None, help=f"{does}; its settings are the defaults")
         if self.command == "fit":
@@ -96,9 +106,6 @@ class CLI(LightningCLI):
             parser.add_argument(
                 "--report_test", type=bool, default=True, help="Report the test loss too; false leaves test unread"
             )
-        if self.content is not None:
-            known = parser.get_defaults()
-            parser.set_defaults({k: v for k, v in checkpoint.settings(self.content).items() if k in known})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then check all settings at once, before anything is seeded or read."""
@@ -115,7 +122,7 @@ class CLI(LightningCLI):
             raise SettingsError("ckpt_path: found in a config, expected on the command line alone")
         settings = {f"{section}.{k}": v for section in ("data", "model", "trainer") for k, v in config[section].items()}
         del settings["model.context_size"]  # data.context_size says it already
-        settings["seed_everything"] = config["seed_everything"]
+        settings |= {name: config[name] for name in ("seed_everything", *OF_LR_FIND) if name in config}
         self.settings = settings
         check(settings)
         if self.content is not None:
@@ -142,7 +149,12 @@ class CLI(LightningCLI):
             return runs.run_dir_of(Path(self.checkpoint))
         if config["run_dir"] is not None:
             return runs.chosen_run_dir(config["run_dir"])
-        return runs.new_run_dir(runs.run_name(str((config["config"] or [""])[0]), config["data"]["path"]))
+        return runs.new_run_dir(self.run_name())
+
+    def run_name(self) -> str:
+        """The name of the folder in `runs`."""
+        config = self.config[self.command]
+        return runs.run_name(str((config["config"] or [""])[0]), config["data"]["path"])
 
     def fit(self, **kwargs: Any) -> None:
         """Make the run folder, train, report. The other commands write no run."""

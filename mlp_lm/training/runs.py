@@ -51,18 +51,27 @@ def chosen_run_dir(name: str) -> Path:
         raise SettingsError(
             f"run_dir: {path} holds a run already; name another folder, or continue that run with --ckpt_path {last}"
         )
+    return claim(empty_folder(name, "run_dir"))
+
+
+def empty_folder(name: str, flag: str) -> Path:
+    """Make a folder that a user has named. Raises SettingsError where it is no folder or not empty."""
+    path = Path(name).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not name or any(path.iterdir()):
-            raise SettingsError(f"run_dir: {name or 'the working folder'} is not empty; name a new folder")
-        return claim(path)
+            raise SettingsError(f"{flag}: {name or 'the working folder'} is not empty; name a new folder")
+        return path
     except OSError as error:
-        raise SettingsError(f"run_dir: {path} cannot be used ({error.strerror}); name a new folder") from error
+        raise SettingsError(f"{flag}: {path} cannot be used ({error.strerror}); name a new folder") from error
 
 
 def claim(run_dir: Path) -> Path:
     """Make the folder of the checkpoints, which only one of two processes can."""
-    (run_dir / CHECKPOINTS).mkdir()
+    try:
+        (run_dir / CHECKPOINTS).mkdir()
+    except OSError as error:
+        raise SettingsError(f"run_dir: {run_dir} cannot be used ({error.strerror}); name a new folder") from error
     return run_dir
 
 
