@@ -65,7 +65,9 @@ def main(args: list[str] | None = None) -> int:
         if _is_first_process() or isinstance(error, LostProcessError):  # the others meet all other mistakes, too
             name = f" {args[0]}" if args and args[0] in COMMANDS else ""
             line = " ".join(str(error).split())  # one line, whatever is quoted
-            print(f"mlp_lm{name}: error: {line}", file=sys.stderr)
+            print(f"mlp_lm{name}: error: {line}", file=sys.stderr, flush=True)
+        if isinstance(error, LostProcessError):
+            os._exit(2)  # an ordinary end would wait for torch's threads, and those for the lost process
         return 2
     except BrokenPipeError:  # the reader has seen enough: `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere

@@ -38,8 +38,11 @@ def start(args: list[str]) -> subprocess.Popen[str]:
 
 def output(args: list[str], expected: int = 0) -> tuple[str, str]:
     """What a command writes to stdout and stderr."""
-    process = start(args)
-    out, err = process.communicate(timeout=100)
+    with start(args) as process:
+        try:
+            out, err = process.communicate(timeout=100)
+        finally:
+            process.kill()
     assert process.returncode == expected, err
     return out, err
 
@@ -144,7 +147,7 @@ def test_two_processes_train_as_one_does(corpus_file: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_torchrun_gives_the_same_run(corpus_file: Path, tmp_path: Path) -> None:
     output(command(*fit_args(corpus_file, tmp_path / "two", *UNEVEN, *TWO, "--trainer.strategy=ddp")))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "-m", "mlp_lm"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "mlp_lm"]
     output([*torchrun, *fit_args(corpus_file, tmp_path / "run", *UNEVEN, *TWO)])
     assert_same_weights(tmp_path / "two", tmp_path / "run")
     assert scalars(tmp_path / "two") == scalars(tmp_path / "run")

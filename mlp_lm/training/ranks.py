@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
-from torch.distributed import DistError
+from torch.distributed import DistError, distributed_c10d
 
 from mlp_lm.errors import LostProcessError, MlpLmError, SettingsError
 
 T = TypeVar("T")
+PATIENCE = timedelta(seconds=50)  # with a process that does not answer; more than drawing or saving takes
 
 
 def environments() -> list[ClusterEnvironment]:
@@ -46,6 +49,9 @@ def start(trainer: Trainer) -> None:
         trainer.strategy.launcher.launch(trainer.strategy.setup_environment)
     except (ValueError, RuntimeError) as error:
         raise SettingsError(f"trainer.devices: no way to {trainer.world_size} processes ({error})") from error
+    # Until now one may have had to wait for another that read a big corpus; from here on all do the same at the same
+    # time. Torch has no public way to change this. NCCL would wait half an hour for a process that was killed.
+    distributed_c10d._set_pg_timeout(PATIENCE)
 
 
 def by_first(trainer: Trainer, work: Callable[[], T]) -> T:
@@ -71,7 +77,7 @@ def losses_reported() -> Iterator[None]:
         reason = str(error).strip().split("\n")[0]
         if isinstance(error, DistError) or "gloo" in reason:  # which raises plain RuntimeErrors
             raise LostProcessError(
-                f"another process ended, or does not answer ({reason}); if it said why, that stands above. "
-                "last.ckpt is as it was"
+                f"another process ended, or does not answer ({re.sub(r'^.*?] |[.] .*', '', reason)}); if it said why, "
+                "that stands above. last.ckpt is as it was"
             ) from error
         raise
