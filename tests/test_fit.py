@@ -220,6 +220,19 @@ def test_threads_follow_the_step_unless_the_user_says_otherwise(
         torch.set_num_threads(before)
 
 
+def test_threads_that_lightning_chose_for_several_processes_are_not_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before, trainer = torch.get_num_threads(), Trainer(accelerator="cpu")
+    try:
+        torch.set_num_threads(8)
+        monkeypatch.setenv("OMP_NUM_THREADS", "8")  # as Lightning does where it starts processes
+        monkeypatch.setattr(Trainer, "world_size", 32)
+        trainer.set_threads(1024, num_weights=12_000)  # 32 windows for each process: a small step
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_report_test_false_leaves_test_unread(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

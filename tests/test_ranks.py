@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 
 from mlp_lm.cli import main
 from mlp_lm.text.windows import Chunk, Order
-from mlp_lm.training.datamodule import Batches, Chunks, TextDataModule
+from mlp_lm.training.datamodule import Chunks, TextDataModule
+from mlp_lm.training.module import MLPModule
 from mlp_lm.training.trainer import Trainer
 from tests.conftest import ROOT, SMALL, fit
 from tests.test_fit import assert_same_weights, scalars, weights
@@ -76,16 +81,43 @@ def test_processes_share_out_the_rows_of_each_batch(corpus_file: Path, num_ranks
             assert torch.equal(own_targets, targets[:, rank::num_ranks])
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, 7, 5000])
-def test_every_window_is_evaluated_by_one_process(corpus_file: Path, num_ranks: int) -> None:
-    dev = TextDataModule(str(corpus_file), context_size=3).windows("dev")
-    shares = [Batches(dev.share(rank, num_ranks), vocab_size=2**20) for rank in range(num_ranks)]  # 64 at once
-    for share in shares:
-        assert len(share) == len(list(share)) >= 1  # even those without windows, who must add their nothing
-    numbers = torch.cat([torch.arange(len(dev))[rank::num_ranks] for rank in range(num_ranks)])
-    seen = [torch.cat(parts) for parts in zip(*(batch for share in shares for batch in share), strict=True)]
-    for found, expected in zip(seen, dev[:], strict=True):
-        assert torch.equal(found, expected[numbers])
+@pytest.mark.parametrize("num_ranks", [1, 2, 7, 200])
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_every_window_is_evaluated_by_one_process(
+    corpus_file: Path, monkeypatch: pytest.MonkeyPatch, split: str, num_ranks: int
+) -> None:
+    monkeypatch.setattr("mlp_lm.text.windows.EVAL_BATCH_SIZE", 10)
+    data = TextDataModule(str(corpus_file), context_size=3)
+    data.trainer = Trainer(accelerator="cpu")
+    monkeypatch.setattr(Trainer, "world_size", num_ranks)
+    seen: list[list[int]] = []
+    for rank in range(num_ranks):
+        monkeypatch.setattr(Trainer, "global_rank", rank)
+        batches = data.val_dataloader() if split == "dev" else data.test_dataloader()
+        assert len(batches) == len(list(batches)) >= 1  # even without windows, for the sum over the processes
+        seen += [row for contexts, targets in batches for row in torch.column_stack([contexts, targets]).tolist()]
+    contexts, targets = data.windows(split)[:]
+    assert sorted(seen) == sorted(torch.column_stack([contexts, targets]).tolist())
+
+
+def test_each_process_drops_units_of_its_own_in_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = MLPModule(vocab_size=5, context_size=2, dropout=0.5)
+    module.trainer = cast(Trainer, SimpleNamespace(world_size=2))
+    monkeypatch.setattr(module, "manual_backward", torch.autograd.backward)
+    contexts, targets = torch.tensor([[0, 1], [3, 4]]), torch.tensor([2, 0])
+
+    def losses() -> list[float]:
+        found = []
+        for rank in (0, 1):
+            monkeypatch.setattr(MLPModule, "global_rank", rank)
+            for step in (0, 1):
+                optimizer = torch.optim.SGD(module.parameters())
+                found.append(module._shared_step(optimizer, 4, contexts, targets, 0.0, step).item())
+        return found
+
+    first = losses()
+    assert len(set(first)) == 4
+    assert losses() == first  # a function of (seed, step): nothing else need be saved
 
 
 # -- mistakes, in one process --------------------------------------------------------------------------------------
@@ -159,7 +191,8 @@ def test_a_resumed_run_of_two_processes_ends_like_an_uninterrupted_one(corpus_fi
     output(command(*fit_args(corpus_file, tmp_path / "whole", *flags, "--trainer.max_steps=16")))
     output(command(*fit_args(corpus_file, tmp_path / "parts", *flags, "--trainer.max_steps=8")))
     last = tmp_path / "parts" / "checkpoints" / "last.ckpt"
-    output(command("fit", f"--ckpt_path={last}", *TWO, "--trainer.accelerator=cpu", "--trainer.max_steps=16"))
+    goes_on = ["--trainer.accelerator=cpu", "--trainer.max_steps=16", "--data.steps_per_execution=3"]
+    output(command("fit", f"--ckpt_path={last}", *TWO, *goes_on))
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
     assert scalars(tmp_path / "whole")["dev/loss"] == scalars(tmp_path / "parts")["dev/loss"]
 
@@ -194,15 +227,42 @@ def test_what_the_first_process_or_all_meet_is_one_line(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds a process's children in /proc")
-@pytest.mark.parametrize("victim", ["first", "second"])
-def test_when_a_process_is_killed_the_other_ends_with_one_line(corpus_file: Path, tmp_path: Path, victim: str) -> None:
-    first = start(command(*fit_args(corpus_file, tmp_path / "run", *TWO, "--trainer.max_steps=1000000")))
-    last = tmp_path / "run" / "checkpoints" / "best.ckpt"
-    while not last.exists():  # it trains
-        assert first.poll() is None, first.communicate()[1]
-        time.sleep(0.2)
-    (second,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
-    os.kill(first.pid if victim == "first" else int(second), signal.SIGKILL)
-    _, err = first.communicate(timeout=60)  # stderr is closed by the last of them
+@pytest.mark.parametrize(
+    ("victim", "signum", "reason"),
+    [
+        ("first", signal.SIGKILL, "Connection "),
+        ("second", signal.SIGKILL, "Connection "),
+        ("second", signal.SIGSTOP, "Timed out"),  # fails when the private name in `ranks.start` means nothing more
+    ],
+)
+def test_when_a_process_is_lost_the_other_ends_with_one_line(
+    corpus_file: Path, tmp_path: Path, victim: str, signum: int, reason: str
+) -> None:
+    with start(command(*fit_args(corpus_file, tmp_path / "run", *TWO, "--trainer.max_steps=1000000"))) as first:
+        try:
+            while not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists():  # it trains
+                assert first.poll() is None
+                time.sleep(0.2)
+            (child,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+            second = int(child)
+            os.kill(first.pid if victim == "first" else second, signum)
+            first.wait(timeout=60)
+            if signum == signal.SIGSTOP:
+                os.kill(second, signal.SIGKILL)
+            _, err = first.communicate(timeout=10)  # both have closed stderr
+        finally:
+            first.kill()
     assert first.returncode == (-signal.SIGKILL if victim == "first" else 2)
-    assert err.startswith("mlp_lm fit: error: another process ended") and err.count("\n") == 1
+    assert err.startswith("mlp_lm fit: error: another process ended") and reason in err and err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_for_one_machine_run(tmp_path: Path) -> None:
+    rows = re.findall(r"^\| (a laptop|the same)[^|]*\| `(.*)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert [where for where, _ in rows] == ["a laptop", "the same"]
+    for where, row in rows:
+        program, *args = shlex.split(row)
+        module = ["-m", "torch.distributed.run"] if program == "torchrun" else []
+        short = [f"--run_dir={tmp_path / where}", "--trainer.max_steps=3", "--model.lr_decay_steps=3"]
+        out, _ = output([sys.executable, *module, *args, *short])
+        assert "2 processes" in out and "3 steps" in out

@@ -48,7 +48,7 @@ def start(trainer: Trainer) -> None:
     try:
         trainer.strategy.launcher.launch(trainer.strategy.setup_environment)
     except (ValueError, RuntimeError) as error:
-        raise SettingsError(f"trainer.devices: no way to {trainer.world_size} processes ({error})") from error
+        raise SettingsError(f"trainer.devices: the processes could not be started: {error}") from error
     # Until now one may have had to wait for another that read a big corpus; from here on all do the same at the same
     # time. Torch has no public way to change this. NCCL would wait half an hour for a process that was killed.
     distributed_c10d._set_pg_timeout(PATIENCE)
