@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -123,7 +124,10 @@ def test_each_process_drops_units_of_its_own_in_each_step(monkeypatch: pytest.Mo
 # -- mistakes, in one process --------------------------------------------------------------------------------------
 
 
-def test_predict_takes_one_process(best: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_predict_takes_one_process(
+    best: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mlp_lm.training.ranks.start", pytest.fail)  # which would run these tests again
     assert main(["predict", "--ckpt_path", str(best), *TWO]) == 2
     assert "trainer.devices: predict writes one file, in order; it takes one process" in capfd.readouterr().err
 
@@ -165,6 +169,9 @@ def assert_nearly_same(one: Path, other: Path) -> None:
     for tag in first:
         assert [step for step, _ in first[tag]] == [step for step, _ in second[tag]]
         assert [value for _, value in first[tag]] == pytest.approx([value for _, value in second[tag]], rel=1e-6), tag
+    losses, expected_losses = (json.loads((run / "report.json").read_text())["losses"] for run in (other, one))
+    for split in expected_losses:
+        assert losses[split] == pytest.approx(expected_losses[split], rel=1e-9)
     for name, expected in weights(one).items():
         assert (weights(other)[name] - expected).abs().max() < 1e-9, name
 
