@@ -20,7 +20,7 @@ from mlp_lm.text.windows import Order, Windows
 from mlp_lm.training.datamodule import Chunks, TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.trainer import Trainer
-from tests.conftest import SMALL, fit, scalars
+from tests.conftest import fit, scalars
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:

@@ -22,8 +22,8 @@ from mlp_lm.text.windows import Chunk, Order
 from mlp_lm.training.datamodule import Chunks, TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.trainer import Trainer
-from tests.conftest import ROOT, SMALL, fit
-from tests.test_fit import assert_same_weights, scalars, weights
+from tests.conftest import ROOT, SMALL, fit, scalars
+from tests.test_fit import assert_same_weights, weights
 
 # 966 windows in train: in batches of 193, each epoch ends with a batch of one row, which leaves nothing for a second
 # process. Float64, where the order of a sum changes the last of 16 digits.
@@ -217,7 +217,7 @@ def test_two_processes_evaluate_as_one_does(best: Path, capfd: pytest.CaptureFix
     ("flags", "expected"),
     [
         (["--run_dir={full}"], "run_dir: {full} is not empty"),
-        (["--run_dir={new}", "--model.optimizer=sgd", "--model.learning_rate=1e38"], "dev loss is nan at step"),
+        (["--run_dir={new}", "--model.optimizer=sgd", "--model.learning_rate=1e38"], "train loss is "),
     ],
 )
 def test_what_the_first_process_or_all_meet_is_one_line(
@@ -230,6 +230,26 @@ def test_what_the_first_process_or_all_meet_is_one_line(
     args = ["fit", f"--data.path={corpus_file}", *SMALL, *steps, *(flag.format(**places) for flag in flags), *TWO]
     _, err = output(command(*args), expected=2)
     assert expected.format(**places) in err and err.count("\n") == 1
+
+
+def wait_until_it_trains(process: subprocess.Popen[str], run_dir: Path) -> None:
+    while not (run_dir / "checkpoints" / "best.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no signals")
+def test_a_signal_to_one_process_ends_all_with_the_run_saved(corpus_file: Path, tmp_path: Path) -> None:
+    with start(command(*fit_args(corpus_file, tmp_path / "run", *TWO, "--trainer.max_steps=1000000"))) as first:
+        try:
+            wait_until_it_trains(first, tmp_path / "run")
+            first.terminate()
+            _, err = first.communicate(timeout=60)
+        finally:
+            first.kill()
+    assert first.returncode == 143
+    assert err.startswith("mlp_lm fit: SIGTERM at step ") and err.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -247,9 +267,7 @@ def test_when_a_process_is_lost_the_other_ends_with_one_line(
 ) -> None:
     with start(command(*fit_args(corpus_file, tmp_path / "run", *TWO, "--trainer.max_steps=1000000"))) as first:
         try:
-            while not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists():  # it trains
-                assert first.poll() is None
-                time.sleep(0.2)
+            wait_until_it_trains(first, tmp_path / "run")
             (child,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
             second = int(child)
             os.kill(first.pid if victim == "first" else second, signum)
