@@ -194,7 +194,9 @@ def test_torchrun_gives_the_same_run(corpus_file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_resumed_run_of_two_processes_ends_like_an_uninterrupted_one(corpus_file: Path, tmp_path: Path) -> None:
-    flags = [*TWO, "--model.dropout=0.3", "--model.lr_decay_steps=16", "--trainer.val_check_interval=8"]
+    # 97 and 96 rows: the processes draw random numbers at different rates.
+    flags = [*TWO, "--data.batch_size=193", "--model.dropout=0.3", "--model.lr_decay_steps=16"]
+    flags += ["--trainer.val_check_interval=8"]
     output(command(*fit_args(corpus_file, tmp_path / "whole", *flags, "--trainer.max_steps=16")))
     output(command(*fit_args(corpus_file, tmp_path / "parts", *flags, "--trainer.max_steps=8")))
     last = tmp_path / "parts" / "checkpoints" / "last.ckpt"
