@@ -1,4 +1,4 @@
-"""Several processes: how they start, what the first does for all, and how the others end when one is lost."""
+"""Several processes that train as one: how they start, what the first does for all, how they end when one is lost."""
 
 from __future__ import annotations
 
