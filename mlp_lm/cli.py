@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from mlp_lm import __version__
-from mlp_lm.errors import Interrupted, MlpLmError
+from mlp_lm.errors import Interrupted, LostProcessError, MlpLmError
 
 
 class Command(NamedTuple):
@@ -65,11 +65,16 @@ def main(args: list[str] | None = None) -> int:
         _dispatch(args)
         sys.stdout.flush()
     except Interrupted as stop:
-        print(f"mlp_lm {args[0]}: {stop}", file=sys.stderr)
+        if _is_first_process():
+            print(f"mlp_lm {args[0]}: {stop}", file=sys.stderr)
         return stop.exit_code
     except MlpLmError as error:
-        name = f" {args[0]}" if args and args[0] in COMMANDS else ""
-        print(f"mlp_lm{name}: error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever is quoted
+        if _is_first_process() or isinstance(error, LostProcessError):  # the others meet all other mistakes, too
+            name = f" {args[0]}" if args and args[0] in COMMANDS else ""
+            line = " ".join(str(error).split())  # one line, whatever is quoted
+            print(f"mlp_lm{name}: error: {line}", file=sys.stderr, flush=True)
+        if isinstance(error, LostProcessError):
+            os._exit(2)  # an ordinary end would wait for torch's threads, and those for the lost process
         return 2
     except BrokenPipeError:  # the reader has seen enough: `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
@@ -80,6 +85,11 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130  # what shells report for SIGINT
     return 0
+
+
+def _is_first_process() -> bool:
+    """Whether this is the first of the processes that were started together on a machine, or the only one."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
 
 
 def _dispatch(args: list[str]) -> None:

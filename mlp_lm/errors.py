@@ -19,6 +19,10 @@ class TrainingError(MlpLmError):
     """A run that cannot go on, such as one whose loss is no number any more."""
 
 
+class LostProcessError(TrainingError):
+    """One of several processes that work together ended, or does not answer any more."""
+
+
 class CheckpointError(MlpLmError):
     """A checkpoint that is missing, damaged, of another program or format, or of other data."""
 

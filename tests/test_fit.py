@@ -20,7 +20,7 @@ from mlp_lm.text.windows import Order, Windows
 from mlp_lm.training.datamodule import Chunks, TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.trainer import Trainer
-from tests.conftest import SMALL, fit, scalars
+from tests.conftest import fit, scalars
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -190,7 +190,7 @@ def test_where_chunks_end(corpus_file: Path) -> None:
     data = TextDataModule(str(corpus_file), context_size=3, batch_size=100, steps_per_execution=4)
     trainer = Trainer(max_steps=25, val_check_interval=23, log_every_n_steps=6, accelerator="cpu")
     order = Order(len(data.windows("train")), 100, seed=1)  # 966 windows: steps 9, 19, … have 66
-    chunks = [len(targets) for _, targets in Chunks(data.windows("train"), order, 4, trainer)]
+    chunks = [len(targets) for _, targets, _ in Chunks(data.windows("train"), order, 4, trainer)]
     ends = [sum(chunks[: i + 1]) for i in range(len(chunks))]
     assert ends == [4, 6, 8, 9, 10, 12, 16, 18, 19, 20, 23]  # multiples of 4 and 6, uneven batches, the validation
 
@@ -220,22 +220,29 @@ def test_threads_follow_the_step_unless_the_user_says_otherwise(
         torch.set_num_threads(before)
 
 
-def test_several_processes_are_refused_for_now(
-    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["fit", f"--data.path={corpus_file}", *SMALL, "--trainer.devices=2"]) == 2
-    assert "several processes are not supported yet" in capfd.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+def test_threads_that_lightning_chose_for_several_processes_are_not_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before, trainer = torch.get_num_threads(), Trainer(accelerator="cpu")
+    try:
+        torch.set_num_threads(8)
+        monkeypatch.setenv("OMP_NUM_THREADS", "8")  # as Lightning does where it starts processes
+        monkeypatch.setattr(Trainer, "world_size", 32)
+        trainer.set_threads(1024, num_weights=12_000)  # 32 windows for each process: a small step
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_report_test_false_leaves_test_unread(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: TextDataModule) -> None:
-        raise AssertionError("test data was asked for")
+    windows = TextDataModule.windows
 
-    monkeypatch.setattr(TextDataModule, "test_dataloader", refuse)
+    def all_but_test(data: TextDataModule, split: str) -> Windows:
+        assert split != "test", "test data was asked for"
+        return windows(data, split)
+
+    monkeypatch.setattr(TextDataModule, "windows", all_but_test)
     run = fit(corpus_file, tmp_path / "run", "--report_test=false")
     assert list(json.loads((run / "report.json").read_text())["losses"]) == ["dev"]
 

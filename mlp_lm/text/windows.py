@@ -16,6 +16,7 @@ from mlp_lm.text.corpus import Ids
 from mlp_lm.text.vocab import BOUNDARY
 
 Batch = tuple[Tensor, Tensor]  # contexts (…, T) and targets (…), int64
+Chunk = tuple[Tensor, Tensor, int]  # contexts (K, b, T) and targets (K, b), b rows of batches of B; and B
 EVAL_BATCH_SIZE = 8192  # windows; more makes nothing faster
 
 
@@ -54,6 +55,12 @@ class Windows:
         moved.starts, moved._padded = self.starts.to(device), self._padded.to(device)
         return moved
 
+    def share(self, rank: int, num_ranks: int) -> Windows:
+        """Every `num_ranks`-th of these windows, from number `rank` on: all shares together have each window once."""
+        share = copy.copy(self)
+        share.starts = self.starts[rank::num_ranks]
+        return share
+
     def __len__(self) -> int:
         return len(self.starts)
 
@@ -64,8 +71,12 @@ class Windows:
         return rows[..., :-1], rows[..., -1]
 
     def batches(self, batch_size: int = EVAL_BATCH_SIZE) -> Iterator[Batch]:
-        """All windows in their order, as contexts (B, T) and targets (B,); for evaluation, where B changes nothing."""
-        for first in range(0, len(self), batch_size):
+        """All windows in their order, as contexts (B, T) and targets (B,); for evaluation, where B changes nothing.
+
+        No windows are one empty batch: a process whose share is empty still takes part in what the processes do
+        together.
+        """
+        for first in range(0, max(len(self), 1), batch_size):
             yield self[first : first + batch_size]
 
 

@@ -52,8 +52,9 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `last.ckpt` before the first step of a new run; clear what a killed run has left half-written."""
-        for part in self.last.parent.glob(".*.part"):
-            part.unlink(missing_ok=True)
+        if trainer.is_global_zero:
+            for part in self.last.parent.glob(".*.part"):
+                part.unlink(missing_ok=True)
         if trainer.global_step == 0:
             self.save_last(trainer)
 
@@ -67,7 +68,9 @@ class Checkpoints(Checkpoint):
                 f"dev loss is {dev_loss} at step {trainer.global_step:,}; try a lower model.learning_rate. "
                 f"{self.last} is as it was"
             )
-        if dev_loss < self.best_dev_loss:
+        # All processes must save or none; without a shared disk, only the first has seen the files of the run so far.
+        is_best: bool = trainer.strategy.broadcast(dev_loss < self.best_dev_loss)
+        if is_best:
             self.best_dev_loss = dev_loss
             trainer.save_checkpoint(self.best, weights_only=False)
         self.save_last(trainer)
@@ -93,7 +96,9 @@ class StepProgressBar(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar where the run stands."""
-        self.bar = tqdm(total=trainer.max_steps, initial=trainer.global_step, unit="step", dynamic_ncols=True)
+        total, done = trainer.max_steps, trainer.global_step
+        hidden = not trainer.is_global_zero
+        self.bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, disable=hidden)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Move on by the steps of one call; tqdm itself keeps from drawing too often."""

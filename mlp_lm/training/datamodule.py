@@ -14,7 +14,7 @@ from mlp_lm.errors import CheckpointError
 from mlp_lm.models.known_items import facts_of
 from mlp_lm.settings import check_section
 from mlp_lm.text.corpus import DATASETS, Corpus, corpus_of
-from mlp_lm.text.windows import Batch, Order, Windows, eval_batch_size
+from mlp_lm.text.windows import Batch, Chunk, Order, Windows, eval_batch_size
 from mlp_lm.training.trainer import Trainer
 
 
@@ -84,6 +84,16 @@ class TextDataModule(LightningDataModule):
     def _windows(self) -> dict[str, Windows]:
         return {}
 
+    def batches(self, split: str) -> Batches:
+        """All windows of a split, whatever the number of processes."""
+        return Batches(self.windows(split), self.vocab_size)
+
+    def _own_batches(self, split: str) -> Batches:
+        """This process's share of the windows of a split."""
+        assert self.trainer is not None
+        share = self.windows(split).share(self.trainer.global_rank, self.trainer.world_size)
+        return Batches(share, self.vocab_size)
+
     def train_dataloader(self) -> Chunks:
         """Chunks from the trainer's step to its next validation."""
         if self.order_seed is None:
@@ -93,16 +103,16 @@ class TextDataModule(LightningDataModule):
         return Chunks(windows, order, self.settings["steps_per_execution"], cast(Trainer, self.trainer))
 
     def val_dataloader(self) -> Batches:
-        """All windows of dev."""
-        return Batches(self.windows("dev"), self.vocab_size)
+        """The windows of dev, shared out among the processes."""
+        return self._own_batches("dev")
 
     def test_dataloader(self) -> Batches:
-        """All windows of test."""
-        return Batches(self.windows("test"), self.vocab_size)
+        """The windows of test, shared out among the processes."""
+        return self._own_batches("test")
 
     def predict_dataloader(self) -> Batches:
-        """All windows of dev: test data is for `test` alone."""
-        return Batches(self.windows("dev"), self.vocab_size)
+        """All windows of dev, in one process: test data is for `test` alone."""
+        return self.batches("dev")
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -153,7 +163,7 @@ class Batches:
         self.batch_size = eval_batch_size(vocab_size)
 
     def __len__(self) -> int:
-        return -(-len(self.windows) // self.batch_size)
+        return max(1, -(-len(self.windows) // self.batch_size))
 
     def __iter__(self) -> Iterator[Batch]:
         return self.windows.batches(self.batch_size)
@@ -162,9 +172,12 @@ class Batches:
 class Chunks:
     """The training examples from the trainer's current step to its next validation, as chunks.
 
-    A chunk is (contexts (K, B, T), targets (K, B)). It ends at the next multiple of K of the global step, or
+    A chunk is (contexts (K, B, T), targets (K, B), B). It ends at the next multiple of K of the global step, or
     earlier where an epoch of the data ends, where something is logged or validated, or where training ends: so
     no interval need be a multiple of K, and a resumed run makes the same chunks.
+
+    Several processes share the rows of each batch out: contexts (K, b, T) and targets (K, b) are this one's,
+    and b is 0 where a batch has fewer rows than there are processes.
     """
 
     def __init__(self, windows: Windows, order: Order, steps_per_execution: int, trainer: Trainer) -> None:
@@ -173,16 +186,20 @@ class Chunks:
         self.steps_per_execution = steps_per_execution
         self.trainer = trainer
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Chunk]:
         step = self.trainer.global_step
         end = self.trainer.next_validation(step)
+        rank, num_ranks = self.trainer.global_rank, self.trainer.world_size
         while step < end:
             num_steps = min(
                 self.steps_per_execution - step % self.steps_per_execution,
                 self.trainer.next_stop(step) - step,
                 self.order.steps_of_one_shape(step),
             )
-            yield self.windows[self.order.indices(step, num_steps).to(self.windows.starts.device)]
+            indices = self.order.indices(step, num_steps)  # (K, B)
+            own = indices if num_ranks == 1 else indices[:, rank::num_ranks]  # (K, b)
+            contexts, targets = self.windows[own.to(self.windows.starts.device)]
+            yield contexts, targets, indices.shape[1]
             step += num_steps
 
 

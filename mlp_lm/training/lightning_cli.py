@@ -17,7 +17,7 @@ from mlp_lm.models import checkpoint
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
 from mlp_lm.settings import OF_LR_FIND, RUN, SHAPE, check, check_unchanged
 from mlp_lm.text.corpus import SPLITS
-from mlp_lm.training import runs
+from mlp_lm.training import ranks, runs
 from mlp_lm.training.callbacks import Checkpoints
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.interrupt import StopOnSignal
@@ -137,9 +137,12 @@ class CLI(LightningCLI):
                 )
 
     def after_instantiate_classes(self) -> None:
-        """Check that the data is the checkpoint's before Lightning loads weights of perhaps another size."""
+        """Check the data before Lightning loads weights of perhaps another size; start the other processes, if any."""
         if self.content is not None:
             self.datamodule.load_state_dict(self.content[checkpoint.DATA_KEY])
+        if self.command == "predict" and self.trainer.world_size > 1:
+            raise SettingsError("trainer.devices: predict writes one file, in order; it takes one process")
+        ranks.start(self.trainer)
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -159,9 +162,7 @@ class CLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Make the run folder, train, report. The other commands write no run."""
         config = self.config[self.command]
-        if self.trainer.world_size > 1:
-            raise SettingsError("trainer.devices: several processes are not supported yet; expected 1 on 1 node")
-        self.run_dir = self._run_dir()
+        self.run_dir = ranks.by_first(self.trainer, self._run_dir)
         checkpoints = Checkpoints(self.run_dir)
         self.trainer.callbacks.append(checkpoints)  # type: ignore[attr-defined]  # public, but not declared
         if config["trainer"]["logger"]:
@@ -174,7 +175,8 @@ class CLI(LightningCLI):
             self.trainer.callbacks.append(extras)  # type: ignore[attr-defined]
         self.trainer.callbacks.append(StopOnSignal(checkpoints))  # type: ignore[attr-defined]
         self.trainer.set_threads(self.datamodule.settings["batch_size"], self.model.network.count_weights())
-        print(self._summary(), flush=True)
+        if self.trainer.is_global_zero:
+            print(self._summary(), flush=True)
         start = time.perf_counter()
         self.trainer.fit(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
         seconds = time.perf_counter() - start
@@ -197,7 +199,9 @@ class CLI(LightningCLI):
     def _summary(self) -> str:
         data = self.datamodule
         windows = " / ".join(f"{len(getattr(data.corpus, split)):,}" for split in SPLITS)
-        return f"{data.source}: {windows} windows in {' / '.join(SPLITS)}, {data.vocab_size} tokens; run {self.run_dir}"
+        several = f"; {self.trainer.world_size} processes" if self.trainer.world_size > 1 else ""
+        text = f"{data.source}: {windows} windows in {' / '.join(SPLITS)}, {data.vocab_size} tokens; run {self.run_dir}"
+        return text + several
 
     def validate(self, **kwargs: Any) -> None:
         """Print the dev loss."""
@@ -210,6 +214,8 @@ class CLI(LightningCLI):
         self._print_loss("test")
 
     def _print_loss(self, split: str) -> None:
+        if not self.trainer.is_global_zero:
+            return
         loss, perplexity, bits = (
             self.trainer.callback_metrics[f"{split}/{name}"].item() for name in ("loss", "perplexity", "bits_per_token")
         )
@@ -229,4 +235,5 @@ class CLI(LightningCLI):
 def run(args: list[str]) -> None:
     """Run one of LightningCLI's commands; `args` starts with its name."""
     silence()
-    CLI([args[0], *configs_first(args[1:])])
+    with ranks.losses_reported():
+        CLI([args[0], *configs_first(args[1:])])

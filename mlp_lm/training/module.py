@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import sys
 import warnings
 from typing import Any, Literal, cast
@@ -21,7 +22,7 @@ from mlp_lm.models.fused import FusedSGD
 from mlp_lm.models.metrics import NLL, token_nll
 from mlp_lm.models.network import MLP
 from mlp_lm.settings import check_section
-from mlp_lm.text.windows import Batch
+from mlp_lm.text.windows import Batch, Chunk
 from mlp_lm.training.optim import build_optimizer, learning_rate_at, set_learning_rate
 from mlp_lm.training.trainer import Trainer
 
@@ -106,6 +107,7 @@ class MLPModule(LightningModule):
         self.network = MLP(vocab_size, context_size, embedding_dim, hidden_dim, num_layers, dropout)
         self.dev_nll, self.test_nll = NLLMetric(), NLLMetric()
         self.automatic_optimization = False  # K steps a call: we run backward and the optimizer ourselves
+        self._dropout_seed = torch.initial_seed()  # where several processes train
         self._fused: FusedSGD | GraphedSteps | None = None  # chosen when a fit starts
         self._since_log: list[tuple[Tensor, int]] = []  # mean losses (K,) and B of each chunk since the last log point
 
@@ -147,20 +149,23 @@ class MLPModule(LightningModule):
             lr_end_factor=s["lr_end_factor"],
         )
 
-    def training_step(self, chunk: Batch) -> None:
-        """K optimizer steps: contexts (K, B, T), targets (K, B)."""
-        contexts, targets = chunk
-        num_steps, batch_size = targets.shape
+    def training_step(self, chunk: Chunk) -> None:
+        """K optimizer steps: contexts (K, B, T), targets (K, B), and B; of several processes, each has b of B rows."""
+        contexts, targets, batch_size = chunk
+        steps = range(self.global_step, self.global_step + len(targets))
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
-        rates = [self.learning_rate(self.global_step + k) for k in range(num_steps)]
+        rates = [self.learning_rate(step) for step in steps]
         if self._fused is not None:
             losses = self._fused.run(contexts, targets, rates)
             set_learning_rate(optimizer, rates[-1])  # as if it had taken the steps
-        else:
+        elif self.trainer.world_size == 1:
             losses = torch.stack([self._step(optimizer, *kth) for kth in zip(contexts, targets, rates, strict=True)])
+        else:
+            each = zip(contexts, targets, rates, steps, strict=True)
+            losses = torch.stack([self._shared_step(optimizer, batch_size, *kth) for kth in each])
         self._since_log.append((losses, batch_size))
-        self._count_steps(num_steps)
+        self._count_steps(len(steps))
         if cast(Trainer, self.trainer).logs_at(self.global_step):
             self._log_training()
 
@@ -169,10 +174,25 @@ class MLPModule(LightningModule):
         set_learning_rate(optimizer, rate)
         loss = F.cross_entropy(self.network(contexts), targets)  # (B, T) -> (B, V) -> ()
         optimizer.zero_grad()
-        if self.trainer.world_size > 1:
-            self.manual_backward(loss)  # keeps the ranks equal
-        else:
-            torch.autograd.backward(loss)  # the same without hooks that nobody set, for a seventh of the step
+        torch.autograd.backward(loss)  # manual_backward without hooks that nobody set, for a seventh of the step
+        optimizer.step()
+        return loss.detach()
+
+    def _shared_step(
+        self, optimizer: Optimizer, batch_size: int, contexts: Tensor, targets: Tensor, rate: float, step: int
+    ) -> Tensor:
+        """One step of W processes, of which this one has b of B rows, perhaps none: contexts (b, T), targets (b,).
+
+        Returns its part of the mean loss over all B rows, times W: the mean of that over the processes is what one
+        process would find, and so is the mean of the gradients, which `manual_backward` takes.
+        """
+        set_learning_rate(optimizer, rate)
+        # Each process drops units of its own, as a function of (seed, step): a resumed run drops the same.
+        torch.manual_seed(random.Random(f"{self._dropout_seed}/{step}/{self.global_rank}").getrandbits(32))
+        nats = F.cross_entropy(self.network(contexts), targets, reduction="sum")  # (b, T) -> (b, V) -> ()
+        loss = nats * (self.trainer.world_size / batch_size)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
         optimizer.step()
         return loss.detach()
 
@@ -186,6 +206,7 @@ class MLPModule(LightningModule):
 
     def _log_training(self) -> None:
         """Log the mean loss over the steps since the last log point, and the learning rate."""
+        self._gather_losses()
         # One step after the other, so that the sum does not depend on K.
         losses = torch.cat([chunk for chunk, _ in self._since_log]).double()
         sizes = torch.cat([torch.full_like(chunk, size) for chunk, size in self._since_log])
@@ -195,8 +216,16 @@ class MLPModule(LightningModule):
         self._since_log.clear()
         self._log({"train/loss": loss, "lr": self.learning_rate(self.global_step - 1)})
 
+    def _gather_losses(self) -> None:
+        """Of several processes, give all the mean of their losses since the last log point: that of whole batches."""
+        if self.trainer.world_size > 1 and self._since_log:
+            chunks, sizes = zip(*self._since_log, strict=True)
+            losses = self.trainer.strategy.reduce(torch.cat(chunks)).split([len(chunk) for chunk in chunks])
+            self._since_log = list(zip(losses, sizes, strict=True))
+
     def check_losses(self) -> None:
         """Raise TrainingError where a loss since the last log point is no number."""
+        self._gather_losses()
         losses = [loss for chunk, _ in self._since_log for loss in chunk.tolist()]
         for step, loss in enumerate(losses, start=self.global_step - len(losses)):
             if not math.isfinite(loss):
@@ -253,6 +282,7 @@ class MLPModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what makes a checkpoint enough by itself; the datamodule's state holds the rest."""
+        self._gather_losses()
         checkpoint[KEY] = {
             "format_version": FORMAT_VERSION,
             "model": dict(self.settings),

@@ -45,9 +45,9 @@ def build_report(
     """
     model = load(checkpoint)
     losses = {}
-    for split, batches in (("dev", data.val_dataloader()), ("test", data.test_dataloader() if with_test else None)):
-        if batches is not None:
-            nll = evaluate(model.log_probs, batches)
+    for split in ("dev", "test"):
+        if split == "dev" or with_test:
+            nll = evaluate(model.log_probs, data.batches(split))
             losses[split] = {
                 "nats_per_token": nll.nats_per_token,
                 "perplexity": nll.perplexity,

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from mlp_lm.errors import SettingsError
 from mlp_lm.settings import check_section
+from mlp_lm.training import ranks
 from mlp_lm.training.callbacks import AtomicCheckpointIO, StepProgressBar
 
 SMALL_STEP = 2**22  # multiply-adds of a forward pass, about: batch size times weights
@@ -35,7 +36,7 @@ class Trainer(LightningTrainer):
         accelerator: str = "auto",
         devices: int | str = 1,
         num_nodes: int = 1,
-        strategy: str = "auto",
+        strategy: Literal["auto", "ddp"] = "auto",
         precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true",
         num_threads: int | None = None,
         logger: bool = True,
@@ -60,9 +61,10 @@ class Trainer(LightningTrainer):
             log_every_n_steps: Steps between two points of the training curve; a point is their mean loss.
             accelerator: cpu, cuda, mps or another that Lightning knows; auto takes CUDA where there is one, else the
                 CPU.
-            devices: How many devices, or which.
+            devices: How many devices of each machine, or which; each has a process, on a CPU too.
             num_nodes: How many machines.
-            strategy: How several devices work together, for example ddp.
+            strategy: ddp: processes share out each batch and average their gradients; auto: the same where there are
+                several devices.
             precision: Number format of the network.
             num_threads: CPU threads; null takes OMP_NUM_THREADS where it is set, else one for small steps and all
                 cores for larger ones.
@@ -87,6 +89,7 @@ class Trainer(LightningTrainer):
         intervals = {"val_check_interval": val_check_interval, "log_every_n_steps": log_every_n_steps}
         check_section("trainer", {"max_steps": max_steps, **intervals, "num_threads": num_threads})
         self.num_threads = num_threads
+        self._omp_num_threads = os.environ.get("OMP_NUM_THREADS")  # before Lightning sets it for several processes
         self.detect_anomaly = detect_anomaly
         self.settings = {
             "max_steps": max_steps,
@@ -120,7 +123,7 @@ class Trainer(LightningTrainer):
                 enable_model_summary=False,  # the report says what it would say
                 enable_progress_bar=False,  # Lightning's counts calls
                 enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-                plugins=[AtomicCheckpointIO()],
+                plugins=[AtomicCheckpointIO(), *ranks.environments()],
                 callbacks=callbacks,
                 accelerator=accelerator,
                 devices=devices,
@@ -134,6 +137,7 @@ class Trainer(LightningTrainer):
             )
         except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
             raise SettingsError(f"trainer: {' '.join(str(error).split())}") from error
+        ranks.check_number(self)
 
     def set_threads(self, batch_size: int, num_weights: int) -> None:
         """Set the number of CPU threads, for steps of `batch_size` windows on a network of `num_weights` weights.
@@ -144,7 +148,7 @@ class Trainer(LightningTrainer):
         """
         if self.num_threads is not None:
             torch.set_num_threads(self.num_threads)
-        elif "OMP_NUM_THREADS" not in os.environ and batch_size * num_weights < SMALL_STEP:
+        elif self._omp_num_threads is None and batch_size // self.world_size * num_weights < SMALL_STEP:
             torch.set_num_threads(1)
 
     def next_validation(self, step: int) -> int:
