@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlp_lm.models.metrics import NLL, evaluate, token_nll
-from mlp_lm.training.module import NLLMetric
+from mlp_lm.training.nll_metric import NLLMetric
 
 FLOAT32_STOPS = 2**24  # adding 1 to it changes nothing in float32
 

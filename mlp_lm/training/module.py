@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics import Metric
 
 from mlp_lm.errors import TrainingError
 from mlp_lm.models.checkpoint import FORMAT_VERSION, KEY
@@ -23,29 +22,9 @@ from mlp_lm.models.metrics import NLL, token_nll
 from mlp_lm.models.network import MLP
 from mlp_lm.settings import check_section
 from mlp_lm.text.windows import Batch, Chunk
+from mlp_lm.training.nll_metric import NLLMetric
 from mlp_lm.training.optim import build_optimizer, learning_rate_at, set_learning_rate
 from mlp_lm.training.trainer import Trainer
-
-
-class NLLMetric(Metric):
-    """`NLL` over batches and processes: a float64 sum and an integer count, added up over all ranks."""
-
-    nats: Tensor
-    tokens: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, nats: Tensor) -> None:
-        """Add the negative log-likelihoods `nats` (B,) of B tokens."""
-        self.nats += nats.sum(dtype=torch.float64)
-        self.tokens += nats.numel()
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """The sum and the count over everything since the last reset, on all ranks."""
-        return self.nats, self.tokens
 
 
 class MLPModule(LightningModule):
