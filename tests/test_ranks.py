@@ -129,7 +129,7 @@ def test_predict_takes_one_process(
 ) -> None:
     monkeypatch.setattr("mlp_lm.training.ranks.start", pytest.fail)  # which would run these tests again
     assert main(["predict", "--ckpt_path", str(best), *TWO]) == 2
-    assert "trainer.devices: predict writes one file, in order; it takes one process" in capfd.readouterr().err
+    assert "trainer.devices: predict writes one file, in order, and takes one process" in capfd.readouterr().err
 
 
 def test_torchrun_and_devices_must_agree(

@@ -31,6 +31,7 @@ from mlp_lm.training.trainer import Trainer
 # Arguments of Trainer's methods that are no flags: the path is described by our own, the rest is always the same.
 NO_FLAGS = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
 NEEDS_CHECKPOINT = {"validate", "test", "predict"}
+NEEDS_ONE_PROCESS = {"predict": "predict writes one file, in order, and", "lr_find": "lr-find"}
 
 
 class Parser(OneLineErrors, LightningArgumentParser):
@@ -140,8 +141,9 @@ class CLI(LightningCLI):
         """Check the data before Lightning loads weights of perhaps another size; start the other processes, if any."""
         if self.content is not None:
             self.datamodule.load_state_dict(self.content[checkpoint.DATA_KEY])
-        if self.command == "predict" and self.trainer.world_size > 1:
-            raise SettingsError("trainer.devices: predict writes one file, in order; it takes one process")
+        if self.command in NEEDS_ONE_PROCESS and self.trainer.world_size > 1:
+            why = NEEDS_ONE_PROCESS[self.command]
+            raise SettingsError(f"trainer.devices: {why} takes one process; expected 1 on 1 node")
         ranks.start(self.trainer)
 
     # -- running -------------------------------------------------------------------------------------------------

@@ -130,8 +130,6 @@ class LrFindCLI(CLI):
 
     def lr_find(self, **kwargs: Any) -> None:
         """Run the test, write its files, print marks and suggestion."""
-        if self.trainer.world_size > 1:
-            raise SettingsError("trainer.devices: lr-find takes one process; expected 1 on 1 node")
         self.trainer.set_threads(self.datamodule.settings["batch_size"], self.model.network.count_weights())
         config = self.config[self.command]
         folder = self._folder(config["output_dir"])
