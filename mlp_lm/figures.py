@@ -32,6 +32,7 @@ def plot_orders(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.set_xticks(orders)
         axes.grid(alpha=0.3)
     try:
-        figure.savefig(path, dpi=150)
+        # The format by name: matplotlib, which sees no ending in ".svg" alone, would add one of its own.
+        figure.savefig(path, dpi=150, format=path.rpartition(".")[2])
     except (OSError, ValueError) as error:
         raise SettingsError(f"plot: {path} cannot be written ({error})") from error

@@ -15,11 +15,10 @@ CHECKPOINTS, REPORT = "checkpoints", "report.json"
 
 def run_name(config: str, data_path: str) -> str:
     """The name of a run: that of its config file, or of the run whose saved config.yaml that is, or of its data."""
-    if not config:
-        return Path(data_path).stem
     folder = Path(config).absolute().parent
     is_saved = Path(config).name == "config.yaml" and folder.name.startswith("version_")
-    return folder.parent.name if is_saved else Path(config).stem
+    name = folder.parent.name if is_saved else Path(config or data_path).stem
+    return name.strip(".") or "run"  # never the folder ".."
 
 
 def new_run_dir(name: str) -> Path:
