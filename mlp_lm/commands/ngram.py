@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.models import checkpoint, count_file
-from mlp_lm.models.files import write_atomically
+from mlp_lm.models.files import is_one_of, write_atomically
 from mlp_lm.models.known_items import facts_of, hash_items
 from mlp_lm.models.language_model import Mixture
 from mlp_lm.models.metrics import NLL, evaluate, token_nll
@@ -131,7 +131,7 @@ def _orders(text: str) -> list[int]:
 
 def _check_outputs(inputs: list[str | None], **outputs: str | None) -> None:
     """Before any work: raise SettingsError for an output that cannot be written or would overwrite what is read."""
-    taken = {Path(path).resolve(): "an input" for path in inputs if path is not None}
+    taken: dict[Path, str] = {}
     for name, value in outputs.items():
         if value is None:
             continue
@@ -141,6 +141,8 @@ def _check_outputs(inputs: list[str | None], **outputs: str | None) -> None:
             raise SettingsError(f"{name}: found {value!r}, expected a file that ends in {' or '.join(suffixes)}")
         if not value or path.is_dir() or not path.absolute().parent.is_dir():
             raise SettingsError(f"{name}: {value!r} cannot be written; expected a file in a folder that exists")
+        if is_one_of(path, filter(None, inputs)):
+            raise SettingsError(f"{name}: {value} is an input too; name another file")
         if path.resolve() in taken:
             raise SettingsError(f"{name}: {value} is {taken[path.resolve()]} too; name another file")
         taken[path.resolve()] = f"--{name}"
