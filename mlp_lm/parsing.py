@@ -35,6 +35,13 @@ class OneLineErrors(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)  # an abbreviation may mean another flag tomorrow
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse; numbers that no float can hold, and brackets in brackets, end as SettingsError, too."""
+        try:
+            return super().parse_args(*args, **kwargs)
+        except (OverflowError, RecursionError) as error:
+            self.error(f"a value that no setting can have ({error})", error)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise SettingsError with jsonargparse's `message`, shortened, and the known name nearest to a wrong one."""
         raise SettingsError(_one_line(message) + self._suggestion(message)) from ex

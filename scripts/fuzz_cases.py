@@ -37,7 +37,20 @@ Maker = Callable[[random.Random], Case]
 
 NUMBERS: list[Any] = [0, -1, 1, 2, 7, 2**20, 2**31, 2**63, 2**64, -(2**63), 10**30, 1e308, -0.0, 1e-320, 0.5]
 NUMBERS += [float("nan"), float("inf"), -float("inf"), True, False, None]
-TEXTS = ["", ".", "a", "names", "../../x", "/", "~nobody/x", "s3://b/k", "a\0b", "\ud800", "\u202eabc", "e\u0301" * 9]
+TEXTS = [
+    "",
+    ".",
+    "a",
+    "names",
+    "../../x",
+    "/",
+    "~no_such_user/x",
+    "s3://b/k",
+    "a\0b",
+    "\ud800",
+    "\u202eabc",
+    "e\u0301" * 9,
+]
 TEXTS += [
     "\U0001f9d1\u200d\U0001f680",
     "\x1b[31m",
@@ -189,7 +202,9 @@ def config(rng: random.Random) -> Case:
     if rng.random() < 0.4:
         data = rng.choice([rng.choice(YAMLS).encode(), damage(rng, data), damage(rng, rng.choice(YAMLS).encode())])
     if rng.random() < 0.1:
-        name = rng.choice(["...yaml", ".yaml", "..", "s3://b/x.yaml", "/dev/zero", "a\0b", "~nobody/x", "\u202e.yaml"])
+        name = rng.choice(
+            ["...yaml", ".yaml", "..", "s3://b/x.yaml", "/dev/zero", "a\0b", "~no_such_user/x", "\u202e.yaml"]
+        )
     if "/" not in name and "\0" not in name and name != "..":
         Path(name).write_bytes(data)
     place = rng.choice([["--run_dir=run"], []])
@@ -289,7 +304,7 @@ PATHS = ["../x{}", "../../x{}", "{root}/x{}", "a\0b{}", "", ".", "..", "folder",
 PATHS += [
     "file:///x{}",
     "gs://b/x{}",
-    "~nobody/x{}",
+    "~no_such_user/x{}",
     "~/x{}",
     "x" * 300 + "{}",
     "a\nb{}",
@@ -303,8 +318,8 @@ PATHS += [
     "link{}",
     "hard{}",
     "items.txt/x{}",
-    "/dev/full",
-    "/dev/null/x",
+    "pipe{}",
+    "none/y",
     "e\u0301{}",
     "...{}",
 ]
@@ -319,6 +334,8 @@ def path(rng: random.Random) -> Case:
     Path("folder").mkdir()
     os.symlink("items.txt", f"link{suffix}")
     os.link("items.txt", f"hard{suffix}")
+    if suffix in (".npz", ".json"):  # the others wait for a reader
+        os.mkfifo(f"pipe{suffix}")
     name = rng.choice(PATHS).replace("{root}", root).replace("{}", suffix)
     asked = () if "://" in name or not name or "\0" in name else (os.path.expanduser(name),)
     if flag == "output":

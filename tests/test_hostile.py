@@ -25,7 +25,7 @@ from mlp_lm.models.network import MLP
 from mlp_lm.settings import check
 from mlp_lm.text.corpus import read_items, stored_vocab
 from mlp_lm.text.vocab import Vocab
-from mlp_lm.training.runs import run_name
+from mlp_lm.training.runs import chosen_run_dir, run_name
 from tests.test_cli import Capture, error_of
 
 # -- files that cost more than their size ----------------------------------------------------------------------------
@@ -273,6 +273,18 @@ def test_a_link_to_an_input_is_no_output(best: Path, corpus_file: Path, tmp_path
     assert items.read_bytes() == corpus_file.read_bytes()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+@pytest.mark.parametrize("flag", ["save=x.npz", "json=x.json"])
+def test_an_output_never_takes_the_place_of_a_device_or_pipe(
+    flag: str, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(flag.partition("=")[2])
+    assert main(["ngram", str(corpus_file), "--orders=1", f"--{flag}"]) == 2
+    assert "cannot be written (no regular file)" in capsys.readouterr().err
+    assert [path.is_fifo() for path in tmp_path.iterdir()] == [True]
+
+
 def test_outputs_have_the_names_that_were_asked_for(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +304,11 @@ def test_a_sample_is_cut_somewhere_whatever_the_file_says_of_the_longest_item(mo
     monkeypatch.setattr(language_model, "MAX_LENGTH", 50)
     endless = LanguageModel(Vocab.build("a"), 1, lambda c: torch.tensor([-torch.inf, 0]).expand(len(c), 2), 2**30)
     assert [len(sample.text) for sample in endless.generate(1)] == [50]
+
+
+def test_the_home_of_an_unknown_user_is_a_folder_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert chosen_run_dir("~no_such_user/run") == Path("~no_such_user/run") and Path("~no_such_user/run").is_dir()
 
 
 def test_a_vocabulary_in_a_file_is_one_of_characters() -> None:
@@ -363,6 +380,17 @@ def test_a_bug_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cli, "_dispatch", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main(["sample"])
+
+
+def test_a_number_that_no_float_holds(capsys: Capture) -> None:
+    for flag in ("--model.weight_decay", "--model.learning_rate"):
+        assert "no setting can have" in error_of(["fit", f"{flag}=0x{'f' * 500}"], capsys)
+
+
+def test_a_long_value_is_cut_where_it_is_quoted() -> None:
+    with pytest.raises(SettingsError) as caught:
+        check({"data.path": ["x" * 10**6]})
+    assert len(str(caught.value)) < 500
 
 
 def test_arguments_with_nul(capsys: Capture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,8 +16,13 @@ def is_one_of(path: str | os.PathLike[str], others: Iterable[str | os.PathLike[s
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a file so that `path` holds, at any moment, the old file or the new one, never half of it."""
+    """Let `write` fill a file so that `path` holds, at any moment, the old file or the new one, never half of it.
+
+    Raises OSError, also where `path` is a device, a pipe or a folder.
+    """
     path = Path(path)
+    if path.exists() and not path.is_file():  # renaming would put a file in the place of a device
+        raise OSError(errno.EINVAL, "no regular file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def new_run_dir(name: str) -> Path:
 
 def chosen_run_dir(name: str) -> Path:
     """Make the folder of `--run_dir`. Raises SettingsError where it is no folder, not empty or not ours to write."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # unlike Path.expanduser, leaves the ~ of an unknown user alone
     last = path / CHECKPOINTS / "last.ckpt"
     if last.exists():
         raise SettingsError(
