@@ -387,6 +387,18 @@ def test_a_number_that_no_float_holds(capsys: Capture) -> None:
         assert "no setting can have" in error_of(["fit", f"{flag}=0x{'f' * 500}"], capsys)
 
 
+@pytest.mark.parametrize("devices", ["1000000000", "9" * 30, "0x" + "f" * 5000])
+def test_more_devices_than_any_machine_has(devices: str, corpus_file: Path, capsys: Capture) -> None:
+    assert "trainer" in error_of(["fit", f"--data.path={corpus_file}", f"--trainer.devices={devices}"], capsys)
+
+
+def test_a_zip_file_of_several_disks_is_damaged(good: dict[str, bytes], tmp_path: Path, capsys: Capture) -> None:
+    end = good["best.ckpt"].rindex(b"PK\x05\x06")
+    locator = b"PK\x06\x07" + struct.pack("<LQL", 1, 0, 2)
+    (tmp_path / "x.ckpt").write_bytes(good["best.ckpt"][:end] + locator + good["best.ckpt"][end:])
+    assert "damaged" in error_of(["sample", str(tmp_path / "x.ckpt")], capsys)
+
+
 def test_a_long_value_is_cut_where_it_is_quoted() -> None:
     with pytest.raises(SettingsError) as caught:
         check({"data.path": ["x" * 10**6]})

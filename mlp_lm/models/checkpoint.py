@@ -20,7 +20,6 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     except PermissionError:
         raise CheckpointError(f"{path}: no permission to read it") from None
     except Exception as error:  # damaged bytes can make an unpickler raise anything
-        if zipfile.is_zipfile(path) and isinstance(error, pickle.UnpicklingError):
+        if isinstance(error, pickle.UnpicklingError):
             raise CheckpointError(
                 f"{path}: a checkpoint of another program; it holds objects that ours never do"
             ) from error
