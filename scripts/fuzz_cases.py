@@ -28,7 +28,7 @@ class Case(NamedTuple):
 
     args: list[str]
     asked: tuple[str, ...] = ()
-    large: bool = False  # a corpus that honestly takes longer than other cases may
+    large: bool = False  # honest work that takes longer than other cases may
 
 
 Maker = Callable[[random.Random], Case]
@@ -353,7 +353,8 @@ def flags(rng: random.Random) -> Case:
     given = [f"--{name}={value(rng)}" for name in rng.choices(names, k=rng.choice([1, 2, 3]))]
     if "orders" in names:
         return Case(["ngram", "items.txt", *given])
-    return Case(["sample", rng.choice(["good.ckpt", "counts.npz", "mixture.npz"]), "--num=2", *given])
+    model = rng.choice(["good.ckpt", "counts.npz", "mixture.npz"])
+    return Case(["sample", model, "--num=2", *given], large="--num=1048576" in given)  # a million items take a while
 
 
 MAKERS: list[Maker] = [corpus, corpus, config, config, checkpoint, checkpoint, count_file, count_file, path, flags]
