@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from importlib import import_module
 from typing import NamedTuple
@@ -39,6 +40,12 @@ COMMANDS = {
     "plot": Command("embedding map and other figures", "mlp_lm.commands.plot:plot"),
 }
 
+MAX_MESSAGE = 4000  # characters
+SMALLER = (
+    "what takes less: a smaller data.batch_size, model.hidden_dim or model.embedding_dim, a text with fewer different "
+    "characters, for sample a smaller --num or --max_length"
+)
+
 HELP = f"""\
 usage: python -m mlp_lm COMMAND [options]
 
@@ -70,18 +77,21 @@ def main(args: list[str] | None = None) -> int:
         return stop.exit_code
     except MlpLmError as error:
         if _is_first_process() or isinstance(error, LostProcessError):  # the others meet all other mistakes, too
-            name = f" {args[0]}" if args and args[0] in COMMANDS else ""
-            line = " ".join(str(error).split())  # one line, whatever is quoted
-            print(f"mlp_lm{name}: error: {line}", file=sys.stderr, flush=True)
+            _fail(args, str(error))
         if isinstance(error, LostProcessError):
             os._exit(2)  # an ordinary end would wait for torch's threads, and those for the lost process
         return 2
     except BrokenPipeError:  # the reader has seen enough: `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
         return 141  # what shells report for SIGPIPE
+    except UnicodeEncodeError as error:  # of what is printed: files are written as UTF-8
+        return _fail(args, f"{error.object[error.start]!a} cannot be printed as {error.encoding}; set PYTHONUTF8=1")
     except OSError as error:  # a full disk, for one; what has a better explanation is an MlpLmError
-        print(f"mlp_lm: error: {error}", file=sys.stderr)
-        return 2
+        return _fail([], str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _fail(args, f"out of memory; {SMALLER}")
     except KeyboardInterrupt:
         return 130  # what shells report for SIGINT
     return 0
@@ -90,6 +100,21 @@ def main(args: list[str] | None = None) -> int:
 def _is_first_process() -> bool:
     """Whether this is the first of the processes that were started together on a machine, or the only one."""
     return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, numpy or torch, which has no class for it on the CPU, asked for memory in vain."""
+    return isinstance(error, MemoryError) or bool(re.search("(allocate|out of|not enough) memory", str(error)))
+
+
+def _fail(args: list[str], message: str) -> int:
+    """Print one line, whatever is quoted in it and however long that is. Returns the exit code."""
+    name = f" {args[0]}" if args and args[0] in COMMANDS else ""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(message.split()))
+    if len(text) > MAX_MESSAGE:  # what to do stands at the end
+        text = f"{text[: MAX_MESSAGE // 2]} … {text[-MAX_MESSAGE // 2 :]}"
+    print(f"mlp_lm{name}: error: {text}", file=sys.stderr, flush=True)
+    return 2
 
 
 def _dispatch(args: list[str]) -> None:
@@ -101,6 +126,8 @@ def _dispatch(args: list[str]) -> None:
         close = difflib.get_close_matches(args[0], COMMANDS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise MlpLmError(f"unknown command {args[0]!r}, expected one of {', '.join(COMMANDS)}{hint}")
+    elif any("\0" in arg for arg in args):
+        raise MlpLmError("an argument has a NUL character in it, which no file name or number can have")
     else:
         from mlp_lm.parsing import parse_call, with_underscores
 

@@ -32,7 +32,8 @@ def new_figure(width: float, height: float) -> Figure:
 def save(figure: Figure, path: str) -> None:
     """Write a figure as a PNG or SVG file. Raises SettingsError where it cannot be written."""
     try:
-        figure.savefig(path, dpi=150)
+        # The format by name: matplotlib, which sees no ending in ".svg" alone, would add one of its own.
+        figure.savefig(path, dpi=150, format=path.rpartition(".")[2])
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: cannot be written ({error})") from error
 

@@ -22,7 +22,7 @@ def check_outputs(inputs: Iterable[str | None], **outputs: tuple[str | None, tup
         outputs: By flag, the file to write, None where none was asked for, and the suffixes that it may have, any
             where none is named.
     """
-    taken = {Path(path).resolve(): "an input" for path in inputs if path is not None}
+    read, taken = [path for path in inputs if path is not None], dict[Path, str]()
     for flag, (value, suffixes) in outputs.items():
         if value is None:
             continue
@@ -31,9 +31,17 @@ def check_outputs(inputs: Iterable[str | None], **outputs: tuple[str | None, tup
             raise SettingsError(f"{flag}: found {value!r}, expected a file that ends in {' or '.join(suffixes)}")
         if not value or path.is_dir() or not path.absolute().parent.is_dir():
             raise SettingsError(f"{flag}: {value!r} cannot be written; expected a file in a folder that exists")
+        if is_one_of(path, read):
+            raise SettingsError(f"{flag}: {value} is an input too; name another file")
         if path.resolve() in taken:
             raise SettingsError(f"{flag}: {value} is {taken[path.resolve()]} too; name another file")
         taken[path.resolve()] = f"--{flag}"
+
+
+def is_one_of(path: str | os.PathLike[str], others: Iterable[str | os.PathLike[str]]) -> bool:
+    """Whether `path` is one of the `others` under the same or another name, a link for example."""
+    there = [other for other in others if os.path.exists(other)]
+    return os.path.exists(path) and any(os.path.samefile(path, other) for other in there)
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:

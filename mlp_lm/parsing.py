@@ -8,7 +8,6 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import Any, NoReturn
 
 import docstring_parser
@@ -16,7 +15,17 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from mlp_lm.errors import SettingsError
+from mlp_lm.settings import shown
 
+MAX_CONFIG_BYTES = 100_000  # ours have 700; YAML is read at some 100 KB a second
+MAX_DEPTH = 20
+OPENS = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+CLOSES = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 LINKED = ("vocab_size", "context_size")  # settings of the model that follow from the data
 
 
@@ -25,6 +34,13 @@ class OneLineErrors(ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)  # an abbreviation may mean another flag tomorrow
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse; numbers that no float can hold, and brackets in brackets, end as SettingsError, too."""
+        try:
+            return super().parse_args(*args, **kwargs)
+        except (OverflowError, RecursionError) as error:
+            self.error(f"a value that no setting can have ({error})", error)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise SettingsError with jsonargparse's `message`, shortened, and the known name nearest to a wrong one."""
@@ -103,7 +119,12 @@ def parse_call(function: Callable[..., None], command: str, args: list[str]) -> 
 def check_config_file(path: str) -> None:
     """Raise SettingsError where a config file is missing, no text, no YAML, or not a mapping of our sections."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1).decode()  # of a device, too, which has no end
+        if len(text) > MAX_CONFIG_BYTES:
+            raise SettingsError(f"{path}: more than {MAX_CONFIG_BYTES:,} bytes; expected a config in YAML")
+        _check_size_in_memory(path, text)
+        content = yaml.safe_load(text)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}); expected a config in YAML") from error
     except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
@@ -112,16 +133,32 @@ def check_config_file(path: str) -> None:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise SettingsError(f"{path}{line}: not YAML ({getattr(error, 'problem', None) or error})") from error
+    except ValueError as error:  # a number of thousands of digits, a 13th month
+        raise SettingsError(f"{path}: a value that is none ({str(error).partition(';')[0]})") from error
     if not isinstance(content or {}, dict):
         raise SettingsError(f"{path}: not a config; expected sections such as data:, model: and trainer:")
+    if (content or {}).get("config") is not None:
+        raise SettingsError(f"{path}: config: found in a config, expected on the command line alone")
     for section in ("data", "model", "trainer"):
         if not isinstance(values := (content or {}).get(section) or {}, dict):
-            raise SettingsError(f"{path}: {section}: found {values!r}, expected settings, one a line")
+            raise SettingsError(f"{path}: {section}: found {shown(values)}, expected settings, one a line")
         for name in LINKED if section == "model" else ():
             if name in values:
                 raise SettingsError(
                     f"{path}: model.{name} follows from the data; set data.context_size or leave it out"
                 )
+
+
+def _check_size_in_memory(path: str, text: str) -> None:
+    """Raise SettingsError for YAML that takes time or memory beyond its size: aliases, and brackets in brackets."""
+    depth = 0
+    for token in yaml.scan(text, yaml.SafeLoader):
+        depth += isinstance(token, OPENS) - isinstance(token, CLOSES)
+        where = f"{path}:{token.start_mark.line + 1}"
+        if isinstance(token, yaml.AliasToken):
+            raise SettingsError(f"{where}: an alias, *{token.value}; write out what it stands for")
+        if depth > MAX_DEPTH:
+            raise SettingsError(f"{where}: nested more than {MAX_DEPTH} deep; expected data:, model: and trainer:")
 
 
 def flag_values(args: list[str], *flags: str) -> list[str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from mlp_lm.errors import SettingsError
 
@@ -53,11 +56,34 @@ class Choice:
         return f"one of {', '.join(map(str, self.words))}"
 
 
+@dataclass(frozen=True)
+class Text:
+    """A name that a file may have."""
+
+    optional: bool = False  # None is allowed too
+
+    def __contains__(self, value: object) -> bool:
+        if value is None:
+            return self.optional
+        if not isinstance(value, str) or re.search("[\0\ud800-\udfff]", value):
+            return False
+        return not re.match(r"[A-Za-z][\w+.-]+:/", value)  # a URL; one letter is a Windows drive
+
+    def __str__(self) -> str:
+        return "the name of a file or folder on this machine" + (", or null" if self.optional else "")
+
+
 COUNT = Range(1, 2**31 - 1, whole=True)
 SEED = Range(0, 2**32 - 1, whole=True)
 
-RANGES: dict[str, Range | Choice] = {
+RANGES: dict[str, Range | Choice | Text] = {
     "seed_everything": SEED,
+    "run_dir": Text(optional=True),
+    "data.path": Text(),
+    "data.train_path": Text(optional=True),
+    "data.dev_path": Text(optional=True),
+    "data.test_path": Text(optional=True),
+    "data.unique": Choice((True, False)),
     "data.context_size": Range(1, 1024, whole=True),
     "data.batch_size": COUNT,
     "data.steps_per_execution": Range(1, 100_000, whole=True),
@@ -69,6 +95,8 @@ RANGES: dict[str, Range | Choice] = {
     "model.hidden_dim": Range(1, 1_048_576, whole=True),
     "model.num_layers": Range(1, 1_000, whole=True),
     "model.dropout": Range(0, 1, below=True),
+    "model.decay_all": Choice((True, False)),
+    "model.fused": Choice((True, False)),
     "model.optimizer": Choice(("sgd", "adamw")),
     "model.learning_rate": Range(0, above=True),
     "model.momentum": Range(0, 1, below=True),
@@ -88,7 +116,7 @@ RANGES: dict[str, Range | Choice] = {
     "top_k": Range(1, 2**31 - 1, whole=True, optional=True),
     "top_p": Range(0, 1, above=True, optional=True),
     "seed": Range(0, 2**63 - 1, whole=True, optional=True),
-    "max_length": COUNT,
+    "max_length": Range(1, 1_000_000, whole=True),
     "seeds": Range(1, 1_000, whole=True),
     "jobs": Range(1, 1_024, whole=True),
     "random": Range(1, 10_000, whole=True, optional=True),
@@ -99,18 +127,32 @@ RANGES: dict[str, Range | Choice] = {
 }
 
 
+def shown(value: object) -> str:
+    """A value as an error message shows it, however long it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # which is how Python refuses to write it out
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
 def check(settings: Settings) -> None:
     """Raise SettingsError that names every setting which is out of its range or at odds with another.
 
     `settings` maps names, as in a config (`data.context_size`), to values; only what is there is checked.
     """
+    check_ranges(settings)  # values out of range would only cause nonsense in what follows
+    if problems := [problem for cross_check in CROSS_CHECKS if (problem := cross_check(settings))]:
+        raise SettingsError("; ".join(problems))
+
+
+def check_ranges(settings: Settings) -> None:
+    """The part of `check` that looks at each setting by itself, and not at this machine."""
     problems = [
-        f"{name}: found {value!r}, expected {RANGES[name]}"
+        f"{name}: found {shown(value)}, expected {RANGES[name]}"
         for name, value in settings.items()
         if name in RANGES and value not in RANGES[name]
     ]
-    if not problems:  # values out of range would only cause nonsense here
-        problems = [problem for cross_check in CROSS_CHECKS if (problem := cross_check(settings))]
     if problems:
         raise SettingsError("; ".join(problems))
 
@@ -141,7 +183,8 @@ OF_LR_FIND = ("min", "max", "steps")
 def check_unchanged(settings: Settings, trained_with: Settings, fixed: Mapping[str, str]) -> None:
     """Raise SettingsError, with the reason, for each name in `fixed` whose setting is not as the checkpoint has it."""
     problems = [
-        f"{name}: found {settings[name]!r}, but the checkpoint has {trained_with[name]!r} ({reason}); leave it out"
+        f"{name}: found {shown(settings[name])}, but the checkpoint has {shown(trained_with[name])} ({reason}); "
+        "leave it out"
         for name, reason in fixed.items()
         if settings[name] != trained_with[name]
     ]
@@ -194,6 +237,26 @@ def _prompt_is_shorter_than_items(settings: Settings) -> str | None:
     return None
 
 
+def _network_fits_into_memory(settings: Settings) -> str | None:
+    sizes = [settings.get(f"model.{name}") for name in ("embedding_dim", "hidden_dim", "num_layers")]
+    vocab_size = settings.get("model.vocab_size", 2)  # known once the data is read
+    context_size = settings.get("model.context_size", settings.get("data.context_size"))
+    if not hasattr(os, "sysconf") or not all(isinstance(size, int) for size in (vocab_size, context_size, *sizes)):
+        return None
+    v, t, e, h, layers = (cast(int, size) for size in (vocab_size, context_size, *sizes))
+    num_weights = v * e + t * e * h + (layers - 1) * h * h + v * h
+    training = "model.optimizer" in settings  # a gradient for each weight, and two averages under adamw
+    needed = num_weights * 4 * (1 if not training else 2 if settings["model.optimizer"] == "sgd" else 4)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed <= memory:
+        return None
+    return (
+        f"model.hidden_dim: a network of {num_weights:,} weights takes {needed / 2**30:,.1f} GiB, this machine has "
+        f"{memory / 2**30:,.1f}, so lower model.hidden_dim, num_layers or embedding_dim"
+        + (f", or use a text of fewer than {v:,} different characters" if v > 1000 else "")
+    )
+
+
 CROSS_CHECKS: tuple[Callable[[Settings], str | None], ...] = (
     _split_paths_go_together,
     _one_source_of_data,
@@ -201,4 +264,5 @@ CROSS_CHECKS: tuple[Callable[[Settings], str | None], ...] = (
     _training_ends_with_the_cosine,
     _min_is_below_max,
     _prompt_is_shorter_than_items,
+    _network_fits_into_memory,
 )

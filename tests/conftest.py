@@ -62,3 +62,11 @@ def run_dir(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def best(run_dir: Path) -> Path:
     """The checkpoint of that run."""
     return run_dir / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture(scope="session")
+def good(best: Path, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A checkpoint and a count file as they should be."""
+    counts = tmp_path_factory.mktemp("counts") / "counts.npz"
+    assert main(["ngram", str(corpus_file), "--orders=3", f"--save={counts}"]) == 0
+    return {"best.ckpt": best.read_bytes(), "counts.npz": counts.read_bytes()}

@@ -31,6 +31,7 @@ def test_outputs_that_cannot_be_or_would_overwrite(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("names.txt").touch()
     check_outputs([None, "names.txt"], json=("a.json", ()), plot=("a.svg", PICTURES), csv=(None, ()))
     with pytest.raises(SettingsError, match="^" + expected.replace(".", r"\.")):
         check_outputs([None, "names.txt"], **outputs)

@@ -116,6 +116,12 @@ BEYOND_THE_COSINE: dict[str, object] = {
     "model.lr_decay_steps": 10,
     "trainer.max_steps": 11,
 }
+BEYOND_ANY_MEMORY: dict[str, object] = {
+    "model.context_size": 1,
+    "model.embedding_dim": 1,
+    "model.hidden_dim": 2**20,
+    "model.num_layers": 1000,
+}
 CROSSED: list[tuple[dict[str, object], str]] = [
     ({"data.train_path": "a", "data.dev_path": None}, "data.dev_path, data.test_path: missing"),
     ({"data.train_path": "a", "data.dev_path": "b"}, "data.test_path: missing, expected all of data.train_path, "),
@@ -130,6 +136,7 @@ CROSSED: list[tuple[dict[str, object], str]] = [
     ),
     ({"min": 1.0, "max": 1.0}, "min: found 1, expected a learning rate below --max, 1"),
     ({"prompt_length": 4, "max_length": 3}, "max_length: found 3, expected at least the 4 tokens"),
+    (BEYOND_ANY_MEMORY, "model.hidden_dim: a network of 1,098,412,"),
 ]
 
 
@@ -167,7 +174,7 @@ def test_all_values_out_of_range_are_reported_at_once() -> None:
 
 def test_all_settings_at_odds_are_reported_at_once() -> None:
     together = {name: value for settings, _ in reversed(CROSSED) for name, value in settings.items()}
-    assert len(problems(together)) == len(CROSS_CHECKS) == 6
+    assert len(problems(together)) == len(CROSS_CHECKS) == 7
 
 
 def test_a_section_is_checked_under_its_name() -> None:

@@ -32,7 +32,7 @@ def sample(
         top_k: Draw each token from the k most probable ones only.
         top_p: Draw each token from the fewest most probable ones whose probabilities sum to at least p.
         seed: The same seed gives the same items; without it, chance decides.
-        max_length: Cut an item after so many tokens; by default twice the longest item of train.
+        max_length: Cut an item after so many tokens; by default twice the longest item of train, at most 20,000.
         only_new: Print only items that stand in none of train, dev and test.
     """
     model = load(file)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import sys
-from pathlib import Path
 from typing import TextIO
 
 from mlp_lm.errors import DataError, SettingsError
+from mlp_lm.files import is_one_of
 from mlp_lm.models.checkpoint import load
 from mlp_lm.models.language_model import Score, total
 from mlp_lm.text.corpus import find, read_items, tokenize
@@ -27,7 +27,7 @@ def score(file: str, items: str, output: str | None = None, skip_unknown: bool =
         skip_unknown: Leave out items with characters that the model does not know.
     """
     source = find(items)
-    if output is not None and Path(output).resolve() in (Path(file).resolve(), source.resolve()):
+    if output is not None and is_one_of(output, (file, source)):
         raise SettingsError(f"output: {output} is one of the files to read; name another")
     model = load(file)
     lines = read_items(source)

@@ -21,24 +21,26 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from mlp_lm.errors import CheckpointError
+from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.files import write_atomically
 from mlp_lm.models import count_file
 from mlp_lm.models.known_items import KnownItems, hash_items
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.network import MLP
-from mlp_lm.text.corpus import SPLITS, Corpus
-from mlp_lm.text.vocab import Vocab
+from mlp_lm.models.untrusted import check_checkpoint
+from mlp_lm.settings import COUNT, RUN, Range, check_ranges
+from mlp_lm.text.corpus import SPLITS, Corpus, stored_vocab
 
 FORMAT_VERSION = 1
 KEY, DATA_KEY = "mlp_lm", "TextDataModule"
-UNFIT = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)  # what wrong parts raise
+UNFIT = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, SettingsError)  # of wrong parts
 NETWORK_PREFIX = "network."
 NETWORK_SETTINGS = ("embedding_dim", "hidden_dim", "num_layers", "dropout")
 
@@ -59,11 +61,15 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     _refuse_other_than_files(path)
     try:
+        check_checkpoint(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_tensors(path, content)
+    except CheckpointError:
+        raise
     except PermissionError:
         raise CheckpointError(f"{path}: no permission to read it") from None
     except Exception as error:  # damaged bytes can make an unpickler raise anything
-        if zipfile.is_zipfile(path) and isinstance(error, pickle.UnpicklingError):
+        if isinstance(error, pickle.UnpicklingError):
             raise CheckpointError(
                 f"{path}: a checkpoint of another program; it holds objects that ours never do"
             ) from error
@@ -77,7 +83,46 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if not all(isinstance(part, dict) for part in (ours.get("model"), data.get("settings"), content.get("state_dict"))):
         raise CheckpointError(f"{path}: damaged; settings or weights are missing")
+    try:
+        check_ranges({name: value for name, value in settings(content).items() if name != "seed_everything"})
+        wrong = _wrong_parts(content)
+    except UNFIT as error:
+        raise CheckpointError(f"{path}: damaged; its settings are none ({error})") from error
+    if wrong:
+        raise CheckpointError(f"{path}: damaged; wrong or missing are {', '.join(wrong)}")
     return dict(content)
+
+
+def _check_tensors(path: str | os.PathLike[str], content: object) -> None:
+    """Raise CheckpointError where tensors claim to be larger than the file: views that repeat a few numbers."""
+    if sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content)) > os.path.getsize(path):
+        raise CheckpointError(f"{path}: damaged, or made to harm; its tensors claim to be larger than the file")
+
+
+def _tensors(content: object) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, (dict, list, tuple)):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from _tensors(part)
+
+
+def _wrong_parts(content: dict[str, Any]) -> list[str]:
+    """The names of our own parts, see the head of this file, that are missing or of the wrong kind."""
+    ours, data = content[KEY], content[DATA_KEY]
+    hashes = data["item_hashes"]
+    torch.Generator().set_state(ours["random_state"])
+    good = {
+        "settings": {*RUN} <= settings(content).keys(),
+        "vocab": len(stored_vocab(data["vocab"])) == ours["model"]["vocab_size"],
+        "fingerprint": isinstance(data["fingerprint"], str),
+        "order_seed": data["order_seed"] in Range(0, 2**64 - 1, whole=True),  # torch's own, unless one was chosen
+        "longest_item": data["longest_item"] in COUNT,
+        "item_hashes": hashes is None
+        or all(h.dtype == torch.int64 and h.ndim == 1 for h in map(hashes.__getitem__, SPLITS)),
+        "global_step": content["global_step"] in Range(0, 2**31 - 1, whole=True),
+    }
+    return [name for name, is_good in good.items() if not is_good]
 
 
 def _refuse_other_than_files(path: str | os.PathLike[str]) -> None:
@@ -87,6 +132,8 @@ def _refuse_other_than_files(path: str | os.PathLike[str]) -> None:
         raise CheckpointError(f"{path}: a folder; expected a checkpoint file inside it (best.ckpt)")
     if not Path(path).exists():
         raise CheckpointError(f"{path}: no such file; expected a checkpoint (…/checkpoints/best.ckpt)")
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: a device or pipe; expected a checkpoint file")
 
 
 def settings(content: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +159,7 @@ def load(path: str | os.PathLike[str]) -> LanguageModel:
     try:
         data = content[DATA_KEY]
         return LanguageModel(
-            vocab=Vocab(data["vocab"]),
+            vocab=stored_vocab(data["vocab"]),
             context_size=context_size,
             log_probs=network.log_probs,
             longest_item=data["longest_item"],
@@ -130,13 +177,10 @@ def load_network(path: str | os.PathLike[str], content: dict[str, Any]) -> tuple
     """
     try:
         model, data = content[KEY]["model"], content[DATA_KEY]
-        vocab, context_size = Vocab(data["vocab"]), data["settings"]["context_size"]
-        network = MLP(len(vocab), context_size, **{name: model[name] for name in NETWORK_SETTINGS})
-        weights = {k: v for k, v in content["state_dict"].items() if k.startswith(NETWORK_PREFIX)}
-        network.load_state_dict({k.removeprefix(NETWORK_PREFIX): v for k, v in weights.items()})
-        if not all(v.isfinite().all() for v in weights.values()):
-            raise CheckpointError(f"{path}: weights that are no numbers; its training went wrong")
-        return network.to(weights["network.output.bias"].dtype).eval(), context_size
+        context_size = data["settings"]["context_size"]
+        shape = {name: model[name] for name in NETWORK_SETTINGS}
+        weights = {name.removeprefix(NETWORK_PREFIX): weight for name, weight in content["state_dict"].items()}
+        return MLP.from_weights(weights, len(data["vocab"]), context_size, **shape), context_size
     except UNFIT as error:
         raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error
 

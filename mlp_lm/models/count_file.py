@@ -17,17 +17,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mlp_lm.errors import CheckpointError
+from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.files import write_atomically
 from mlp_lm.models.known_items import KnownItems
 from mlp_lm.models.language_model import LanguageModel, Mixture
 from mlp_lm.models.network import MLP
 from mlp_lm.models.ngram import Level, NGramModel
-from mlp_lm.text.corpus import SPLITS
+from mlp_lm.models.untrusted import check_zip
+from mlp_lm.settings import COUNT
+from mlp_lm.text.corpus import SPLITS, stored_vocab
 from mlp_lm.text.vocab import Vocab
 
 FORMAT_VERSION = 1
 NETWORK_SETTINGS = ("embedding_dim", "hidden_dim", "num_layers")
+# Ours unpack to 1 to 6 times their size, and deflate packs zeros a thousandfold. A small file may always be large.
+MOST_UNPACKED, MOST_UNPACKED_RATIO = 2**26, 30
 
 
 def save(path: str, model: NGramModel, vocab: Vocab, facts: dict[str, Any], mixture: Mixture | None = None) -> None:
@@ -73,10 +77,13 @@ def save(path: str, model: NGramModel, vocab: Vocab, facts: dict[str, Any], mixt
 def load(path: str | os.PathLike[str]) -> LanguageModel:
     """The language model in a `.npz` file. Raises CheckpointError where it is not one of ours."""
     try:
+        check_zip(path, max(MOST_UNPACKED, MOST_UNPACKED_RATIO * os.path.getsize(path)))
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(str(arrays["header"]))
         version = header["format_version"]
+    except CheckpointError:
+        raise
     except Exception as error:  # damaged bytes can make a reader raise anything
         raise CheckpointError(f"{path}: damaged, or not a count model of mlp_lm") from error
     if isinstance(version, int) and version > FORMAT_VERSION:
@@ -85,12 +92,14 @@ def load(path: str | os.PathLike[str]) -> LanguageModel:
         )
     try:
         return _unpack(header, arrays)
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, SettingsError) as error:
         raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error
 
 
 def _unpack(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> LanguageModel:
-    vocab, order = Vocab(header["vocab"]), header["order"]
+    vocab, order = stored_vocab(header["vocab"]), header["order"]
+    if header["longest_item"] not in COUNT:
+        raise ValueError("the length of the longest item is none")
     levels = [
         Level(*(arrays[f"level{k}_{name}"] for name in ("keys", "probs", "backoff"))) for k in range(1, order + 1)
     ]
@@ -99,18 +108,18 @@ def _unpack(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Lang
     hashes = {
         split: torch.from_numpy(arrays[f"item_hashes_{split}"]) for split in SPLITS if "item_hashes_train" in arrays
     }
+    if any(h.dtype != torch.int64 or h.ndim != 1 for h in hashes.values()):
+        raise ValueError("hashes that are none")
     log_probs, context_size = counts.log_probs, max(order - 1, 1)
     network: MLP | None = None
     if "network" in header:
-        network = MLP(
-            len(vocab), header["context_size"], **{name: header["network"][name] for name in NETWORK_SETTINGS}
-        )
         prefix = "network_"
         weights = {n.removeprefix(prefix): torch.from_numpy(a) for n, a in arrays.items() if n.startswith(prefix)}
-        network.to(weights["output.bias"].dtype).load_state_dict(weights)
-        if not 0 <= header["weight"] <= 1 or not all(w.isfinite().all() for w in weights.values()):
-            raise ValueError("weights that are no numbers")
-        mixture = Mixture(network.eval(), header["context_size"], counts, header["weight"])
+        shape = {name: header["network"][name] for name in NETWORK_SETTINGS}
+        network = MLP.from_weights(weights, len(vocab), header["context_size"], **shape)
+        if not 0 <= header["weight"] <= 1:
+            raise ValueError("a weight of the mixture that is none")
+        mixture = Mixture(network, header["context_size"], counts, header["weight"])
         log_probs, context_size = mixture.log_probs, max(header["context_size"], context_size)
     return LanguageModel(
         vocab=vocab,
@@ -128,7 +137,12 @@ def _check_levels(levels: list[Level], vocab_size: int) -> None:
     if not levels:
         raise ValueError("no levels")
     for k, level in enumerate(levels, start=1):
-        if level.keys.dtype != np.int64 or {a.ndim for a in (level.keys, level.probs, level.backoff)} != {1}:
+        floats = {level.probs.dtype, level.backoff.dtype} == {np.dtype(np.float64)}
+        if (
+            not floats
+            or level.keys.dtype != np.int64
+            or {a.ndim for a in (level.keys, level.probs, level.backoff)} != {1}
+        ):
             raise ValueError(f"level {k} has arrays of another kind")
         if len(level.probs) != len(level.keys) or len(level.backoff) != num_contexts:
             raise ValueError(f"level {k} has arrays of different lengths")

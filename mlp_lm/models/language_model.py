@@ -19,6 +19,7 @@ from mlp_lm.text.corpus import detokenize, encode, tokenize
 from mlp_lm.text.vocab import Vocab
 from mlp_lm.text.windows import Windows, eval_batch_size
 
+MAX_LENGTH = 20_000  # tokens, unless asked for: a model that hardly ever ends an item takes 2 s for as many
 TRIES_PER_NEW_ITEM = 100  # a model that knows its corpus by heart draws hardly anything new
 
 
@@ -80,7 +81,7 @@ class LanguageModel:
             top_k: Draw each token from the k most probable ones only.
             top_p: Draw each token from the fewest most probable ones whose probabilities sum to at least p.
             seed: The same seed gives the same items; without it, chance decides.
-            max_length: Cut an item after so many tokens; by default twice the longest item of train.
+            max_length: Cut an item after so many tokens; by default twice the longest item of train, at most 20,000.
             only_new: Keep only items of none of the three splits. Fewer than `num` come back where a hundred
                 tries for each do not find them.
 
@@ -113,7 +114,7 @@ class LanguageModel:
         only_new: bool = False,
     ) -> list[Sample]:
         """`sample` with what is known of each item; the arguments are the same."""
-        max_length = 2 * self.longest_item if max_length is None else max_length
+        max_length = min(2 * self.longest_item, MAX_LENGTH) if max_length is None else max_length
         prompt_ids = self.vocab.encode(tokenize(prompt))
         check(
             {
@@ -146,6 +147,7 @@ class LanguageModel:
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
+                batch_size=min(4096, eval_batch_size(len(self.vocab))),
             ):
                 text = detokenize(self.vocab.decode(ids))
                 where = self.known_items.where(text) if self.known_items and not cut else None

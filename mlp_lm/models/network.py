@@ -6,9 +6,14 @@ Shapes: B batch, T context, E embedding, H hidden, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+
+from mlp_lm.settings import check_section
+
+FLOATS = (torch.float32, torch.float64)
 
 
 class Dropout(nn.Module):
@@ -61,6 +66,34 @@ class MLP(nn.Module):
         self.output = nn.Linear(hidden_dim, vocab_size)  # (V, H)
         self.dropout = Dropout(dropout)
         self.init_weights()
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: Mapping[str, Tensor],
+        vocab_size: int,
+        context_size: int,
+        embedding_dim: int,
+        hidden_dim: int,
+        num_layers: int,
+        dropout: float = 0.0,
+    ) -> MLP:
+        """The network that has these `weights`, ready to predict. They come from a file, and may be anything.
+
+        Raises SettingsError or ValueError, before memory is taken, where the weights are not those of such a network.
+        """
+        shape = {"embedding_dim": embedding_dim, "hidden_dim": hidden_dim, "num_layers": num_layers}
+        check_section("model", {"vocab_size": vocab_size, "context_size": context_size, "dropout": dropout, **shape})
+        with torch.device("meta"):  # shapes without numbers
+            network = cls(vocab_size, context_size, **shape, dropout=dropout)
+        if {n: w.shape for n, w in weights.items()} != {n: w.shape for n, w in network.state_dict().items()}:
+            raise ValueError("the weights are not those of a network with these settings")
+        if len({w.dtype for w in weights.values()}) > 1 or weights["output.bias"].dtype not in FLOATS:
+            raise ValueError("the weights are not all float32 or all float64")
+        if not all(w.isfinite().all() for w in weights.values()):
+            raise ValueError("weights that are no numbers; its training went wrong")
+        network.load_state_dict(weights, assign=True)
+        return network.eval()
 
     @torch.no_grad()
     def init_weights(self) -> None:

@@ -111,6 +111,8 @@ def _draw(
     most_probable = log_probs.amax(-1, keepdim=True)  # (B, 1)
     if most_probable.isneginf().any():  # counts without smoothing, after what they have never seen
         raise DataError("no token has a chance after this prompt; the model has never seen it")
+    if not most_probable.isfinite().all():  # weights so large that they overflow
+        raise DataError("the model's probabilities are no numbers; its training went wrong, or the file is damaged")
     if temperature == 0:
         return log_probs.argmax(-1)
     # The most probable token stays at 0, however small the temperature; float32 has no number below 1e-38.

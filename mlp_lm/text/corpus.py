@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import os
 import random
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from mlp_lm.text.vocab import BOUNDARY, Vocab
 
 SPLITS = ("train", "dev", "test")
 DATASETS = ("names", "makemore")  # what `data.path` may name instead of a file
+MAX_MARKS = 100  # combining marks in a row; Unicode's stream-safe text format allows 30
 MIN_ITEMS = 6  # the fewest that leave none of int(0.8 n), int(0.9 n) and n without an item of its own
 
 Ids = npt.NDArray[np.integer[Any]]  # of the smallest type that holds V
@@ -44,6 +47,13 @@ class Corpus:
 def item_lengths(stream: Ids) -> Ids:
     """The number of tokens of each item of a token stream, the boundary not counted."""
     return np.diff(np.flatnonzero(stream == BOUNDARY), prepend=-1) - 1
+
+
+def stored_vocab(tokens: Sequence[str]) -> Vocab:
+    """The vocabulary that a file holds. Raises ValueError or TypeError where a token is none that a text can have."""
+    if any(len(token) != 1 or token == "\n" or 0xD800 <= ord(token) <= 0xDFFF for token in tokens[1:]):
+        raise ValueError("a token that is not one character")
+    return Vocab(tokens)
 
 
 def tokenize(text: str) -> list[str]:
@@ -107,7 +117,7 @@ def find(path: str) -> Path:
         return Path(str(files("mlp_lm.text") / "names.txt"))
     if path == "makemore":
         return fetch(MAKEMORE, cache_folder())
-    return Path(path).expanduser()
+    return Path(os.path.expanduser(path))  # unlike Path.expanduser, leaves the ~ of an unknown user alone
 
 
 def read_items(path: Path, max_item_length: int | None = None) -> list[str]:
@@ -132,6 +142,8 @@ def items_of(text: str, path: Path, max_item_length: int | None = None) -> list[
 
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, NFC-normalised, with or without a byte order mark, line ends as line feeds."""
+    if path.is_char_device() or path.is_block_device():  # which may never end
+        raise DataError(f"{path}: a device; expected a text file with one item a line")
     try:
         data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
@@ -154,7 +166,21 @@ def read_text(path: Path) -> str:
         ) from None
     if "\r" in text:  # of Windows, or of old Macs
         text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if text.isascii():
+        return text
+    _check_marks(text, path)
     return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+
+
+def _check_marks(text: str, path: Path) -> None:
+    """Raise DataError for a pile of combining marks: bringing n of them into their order takes n² steps."""
+    marks = "".join(c for c in sorted(set(text)) if unicodedata.combining(c))
+    if marks and (pile := re.search(f"[{marks}]{{{MAX_MARKS + 1}}}", text)):
+        line = text.count("\n", 0, pile.start()) + 1
+        raise DataError(
+            f"{path}:{line}: more than {MAX_MARKS} combining marks on one character; no script does that, "
+            "so remove the line"
+        )
 
 
 def split_items(items: list[str], split_seed: int, source: str) -> list[list[str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from mlp_lm.errors import CheckpointError
 from mlp_lm.models.known_items import facts_of
 from mlp_lm.settings import check_section
-from mlp_lm.text.corpus import DATASETS, Corpus, corpus_of
+from mlp_lm.text.corpus import DATASETS, Corpus, corpus_of, find
 from mlp_lm.text.windows import Batch, Chunk, Order, Windows, eval_batch_size
 from mlp_lm.training.trainer import Trainer
 
@@ -145,9 +144,7 @@ class TextDataModule(LightningDataModule):
         """Files by their absolute path, so that the checkpoint works from any folder."""
         names = ("path", "train_path", "dev_path", "test_path")
         paths = {name: self.settings[name] for name in names}
-        return {
-            n: str(Path(p).expanduser().absolute()) for n, p in paths.items() if p is not None and p not in DATASETS
-        }
+        return {n: str(find(p).absolute()) for n, p in paths.items() if p is not None and p not in DATASETS}
 
     @cached_property
     def facts(self) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from mlp_lm.cli import COMMANDS
-from mlp_lm.errors import CheckpointError, SettingsError
+from mlp_lm.cli import COMMANDS, is_out_of_memory
+from mlp_lm.errors import CheckpointError, MlpLmError, SettingsError
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
 from mlp_lm.settings import OF_LR_FIND, RUN, SHAPE, check, check_unchanged
@@ -67,6 +69,8 @@ class CLI(LightningCLI):
         if self.checkpoint is None and self.command in NEEDS_CHECKPOINT and not {"-h", "--help"} & {*args}:
             raise CheckpointError(f"--ckpt_path: missing; {self.command} needs the checkpoint of a trained model")
         self.content = checkpoint.read(self.checkpoint) if self.checkpoint is not None else None
+        if self.checkpoint is not None and self.content is not None:
+            checkpoint.load_network(self.checkpoint, self.content)  # whose errors say more than Lightning's
         super().__init__(
             self.module_class,
             TextDataModule,
@@ -123,7 +127,7 @@ class CLI(LightningCLI):
             raise SettingsError("ckpt_path: found in a config, expected on the command line alone")
         settings = {f"{section}.{k}": v for section in ("data", "model", "trainer") for k, v in config[section].items()}
         del settings["model.context_size"]  # data.context_size says it already
-        settings |= {name: config[name] for name in ("seed_everything", *OF_LR_FIND) if name in config}
+        settings |= {name: config[name] for name in ("seed_everything", "run_dir", *OF_LR_FIND) if name in config}
         self.settings = settings
         check(settings)
         if self.content is not None:
@@ -180,7 +184,8 @@ class CLI(LightningCLI):
         if self.trainer.is_global_zero:
             print(self._summary(), flush=True)
         start = time.perf_counter()
-        self.trainer.fit(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
+        with self._blaming_the_checkpoint():
+            self.trainer.fit(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
         seconds = time.perf_counter() - start
         if self.trainer.is_global_zero:
             # A checkpoint that was moved away from its run may have nothing left to train.
@@ -198,6 +203,17 @@ class CLI(LightningCLI):
             runs.write_report(self.run_dir, report)
             print(render(report, self.run_dir, best))
 
+    @contextmanager
+    def _blaming_the_checkpoint(self) -> Iterator[None]:
+        """CheckpointError for what goes wrong before a first step: Lightning's parts of a file may be damaged."""
+        try:
+            yield
+        except checkpoint.UNFIT as error:
+            restored = self.content is not None and self.trainer.global_step in (0, self.content["global_step"])
+            if not restored or isinstance(error, MlpLmError) or is_out_of_memory(error):
+                raise
+            raise CheckpointError(f"{self.checkpoint}: damaged; it cannot be restored ({error})") from error
+
     def _summary(self) -> str:
         data = self.datamodule
         windows = " / ".join(f"{len(getattr(data.corpus, split)):,}" for split in SPLITS)
@@ -207,12 +223,14 @@ class CLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Print the dev loss."""
-        self.trainer.validate(**kwargs, ckpt_path=self.checkpoint, verbose=False, weights_only=True)
+        with self._blaming_the_checkpoint():
+            self.trainer.validate(**kwargs, ckpt_path=self.checkpoint, verbose=False, weights_only=True)
         self._print_loss("dev")
 
     def test(self, **kwargs: Any) -> None:
         """Print the test loss."""
-        self.trainer.test(**kwargs, ckpt_path=self.checkpoint, verbose=False, weights_only=True)
+        with self._blaming_the_checkpoint():
+            self.trainer.test(**kwargs, ckpt_path=self.checkpoint, verbose=False, weights_only=True)
         self._print_loss("test")
 
     def _print_loss(self, split: str) -> None:
@@ -227,7 +245,8 @@ class CLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Write predictions.csv into the run folder."""
         assert self.checkpoint is not None
-        log_probs = self.trainer.predict(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
+        with self._blaming_the_checkpoint():
+            log_probs = self.trainer.predict(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
         path = runs.run_dir_of(Path(self.checkpoint)) / "predictions.csv"
         batches = zip(log_probs or [], self.datamodule.predict_dataloader(), strict=True)
         write_predictions(path, batches, self.datamodule.corpus.vocab)

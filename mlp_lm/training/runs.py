@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ CHECKPOINTS, REPORT = "checkpoints", "report.json"
 
 def run_name(config: str, data_path: str) -> str:
     """The name of a run: of its config file, of the run or sweep that saved that as config.yaml, or of its data."""
-    if not config:
-        return Path(data_path).stem
     folder = Path(config).absolute().parent
     is_saved = Path(config).name == "config.yaml" and folder.name.startswith(("version_", "sweep_"))
-    return folder.parent.name if is_saved else Path(config).stem
+    name = folder.parent.name if is_saved else Path(config or data_path).stem
+    return name.strip(".") or "run"  # never the folder ".."
 
 
 def new_run_dir(name: str) -> Path:
@@ -45,7 +45,7 @@ def new_folder(name: str, kind: str, flag: str) -> Path:
 
 def chosen_run_dir(name: str) -> Path:
     """Make the folder of `--run_dir`. Raises SettingsError where it is no folder, not empty or not ours to write."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # unlike Path.expanduser, leaves the ~ of an unknown user alone
     last = path / CHECKPOINTS / "last.ckpt"
     if last.exists():
         raise SettingsError(
@@ -56,7 +56,7 @@ def chosen_run_dir(name: str) -> Path:
 
 def empty_folder(name: str, flag: str) -> Path:
     """Make a folder that a user has named. Raises SettingsError where it is no folder or not empty."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not name or any(path.iterdir()):

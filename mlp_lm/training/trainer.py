@@ -17,6 +17,7 @@ from mlp_lm.settings import check_section
 from mlp_lm.training import ranks
 from mlp_lm.training.callbacks import AtomicCheckpointIO, StepProgressBar
 
+MAX_DEVICES = 1024  # of one machine
 SMALL_STEP = 2**22  # multiply-adds of a forward pass, about: batch size times weights
 
 
@@ -115,6 +116,8 @@ class Trainer(LightningTrainer):
         if enable_progress_bar and sys.stderr.isatty():
             callbacks.append(StepProgressBar())
         try:
+            if str(devices).isdecimal() and int(devices) > MAX_DEVICES:  # Lightning makes a list of them
+                raise ValueError(f"devices: found {devices}, expected at most {MAX_DEVICES:,}")
             super().__init__(
                 max_steps=max_steps,
                 max_epochs=-1,  # only steps end a run
