@@ -1,8 +1,6 @@
 """`python -m mlp_lm`."""
 
-import sys
-
-from mlp_lm.cli import main
+from mlp_lm.cli import end, main
 
 if __name__ == "__main__":  # a process that Lightning starts imports this module without running it
-    sys.exit(main())
+    end(main())

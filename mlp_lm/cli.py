@@ -6,8 +6,9 @@ import difflib
 import os
 import re
 import sys
+from contextlib import suppress
 from importlib import import_module
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from mlp_lm import __version__
 from mlp_lm.errors import Interrupted, LostProcessError, MlpLmError
@@ -78,8 +79,6 @@ def main(args: list[str] | None = None) -> int:
     except MlpLmError as error:
         if _is_first_process() or isinstance(error, LostProcessError):  # the others meet all other mistakes, too
             _fail(args, str(error))
-        if isinstance(error, LostProcessError):
-            os._exit(2)  # an ordinary end would wait for torch's threads, and those for the lost process
         return 2
     except BrokenPipeError:  # the reader has seen enough: `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
@@ -97,9 +96,23 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
+def end(exit_code: int) -> NoReturn:
+    """End this process; one of several at once, as Python's ordinary way may wait for torch's threads, or crash."""
+    if _local_rank() is None:
+        sys.exit(exit_code)
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(exit_code)
+
+
+def _local_rank() -> str | None:
+    """The number of this process among those that were started together on a machine; None where it is alone."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
+
+
 def _is_first_process() -> bool:
-    """Whether this is the first of the processes that were started together on a machine, or the only one."""
-    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+    return _local_rank() in (None, "0")
 
 
 def is_out_of_memory(error: Exception) -> bool:
