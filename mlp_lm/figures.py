@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.floating[Any]]
 GROUP_COLOURS = {"vowel": "#c1272d", "consonant": "#0b5fa5", "other": "#3f3f3f", "boundary": "#1a7f37"}
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}  # a label may have dollar signs
+MOST_LABELS = 1000  # of an embedding map; more would hide each other, and take minutes to draw
 MOST_TICKS = 12  # of one axis; more would touch
 
 
@@ -84,7 +85,7 @@ def draw_orders(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def draw_embeddings(table: FloatArray, labels: Sequence[str]) -> Figure:
-    """An embedding map: every token where its embedding lies.
+    """An embedding map: every token where its embedding lies, of thousands of tokens the points alone.
 
     Two dimensions are drawn as they are. Of more, the two principal components that explain most of the variance,
     from a singular value decomposition of the centred table. One dimension is spread over the height of the picture.
@@ -126,7 +127,9 @@ def embedding_map(axes: Axes, table: FloatArray, labels: Sequence[str]) -> None:
             name = "token" if group == "other" and not latin else group
             xs, ys = points[chosen].T
             axes.scatter(xs, ys, s=1.2 * size**2, color=colour, alpha=0.15, linewidths=0, label=name)
-        for i in chosen:  # the label is the mark; the pale disc behind it only catches the eye
+        for i in (
+            chosen if len(labels) <= MOST_LABELS else ()
+        ):  # the label is the mark; the pale disc behind it only catches the eye
             x, y = points[i]
             text = drawable(labels[i])
             axes.text(x, y, text, color=colour, size=size if len(text) == 1 else 0.6 * size, weight="bold", **CENTRED)

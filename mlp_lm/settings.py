@@ -108,6 +108,7 @@ RANGES: dict[str, Range | Choice | Text] = {
     "model.lr_drop_at": Range(0, 1),
     "model.lr_end_factor": Range(0, 1),
     "trainer.max_steps": COUNT,
+    "trainer.num_nodes": Range(1, 10_000, whole=True),
     "trainer.num_threads": Range(1, 1024, whole=True, optional=True),
     "trainer.val_check_interval": COUNT,
     "trainer.log_every_n_steps": COUNT,

@@ -15,6 +15,7 @@ from mlp_lm.errors import CheckpointError, DataError, SettingsError
 from mlp_lm.files import PICTURES, check_outputs
 from mlp_lm.models import checkpoint
 from mlp_lm.models.language_model import LanguageModel
+from mlp_lm.models.network import SATURATED
 from mlp_lm.models.views import activation_shares, next_token_probs
 from mlp_lm.text.corpus import corpus_of
 from mlp_lm.text.windows import Windows, eval_batch_size
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 NUM_ITEMS = 2000  # generated for the next-token map; takes a second at most for a small network
 MAX_TOKENS = 100  # of that map; more rows could not be read
 MAX_WINDOWS = 100_000  # of dev; more would not change a histogram that one can see
-SATURATED = 0.97  # the |h| beyond which less than 6 % of a gradient passes: tanh' = 1 - h²
 
 Panel = Callable[["Axes"], None]
 

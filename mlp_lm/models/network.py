@@ -16,6 +16,9 @@ from mlp_lm.settings import check_section
 FLOATS = (torch.float32, torch.float64)
 
 
+SATURATED = 0.97  # the |h| beyond which less than 6 % of a gradient passes: tanh' = 1 - h²
+
+
 class Dropout(nn.Module):
     """Inverted dropout (Srivastava et al. 2014): zero each activation with `rate`, scale the others up.
 

@@ -14,14 +14,15 @@ from torch.utils.tensorboard import SummaryWriter
 from mlp_lm import figures
 from mlp_lm.models.known_items import KnownItems
 from mlp_lm.models.language_model import LanguageModel
+from mlp_lm.models.network import SATURATED
 from mlp_lm.training.callbacks import Checkpoints
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 
 NUM_SAMPLES = 20
-NUM_WINDOWS = 256  # of dev, whose tanh activations are counted; more changes no picture
+MOST_VALUES = 50_000  # in a histogram; more changes no picture
+NUM_WINDOWS = 256  # of dev, whose tanh activations are counted
 MOST_LABEL_IMAGES = 1000  # beyond it, the projector shows points, with their labels where the mouse is
-SATURATED = 0.97  # |tanh| beyond which next to no gradient passes, as in the lecture's part 3
 
 
 class TensorBoardExtras(Callback):
@@ -59,10 +60,10 @@ class TensorBoardExtras(Callback):
         writer, step = _writer(trainer), trainer.global_step
         if "histograms" in self.wanted:
             for name, weights in module.network.named_parameters():
-                writer.add_histogram(f"weights/{name}", weights, step)
+                writer.add_histogram(f"weights/{name}", _thinned(weights), step)
             contexts, _ = data.windows("dev")[:NUM_WINDOWS]
             for i, h in enumerate(module.network.activations(contexts.to(module.device))):
-                writer.add_histogram(f"activations/hidden.{i}", h, step)
+                writer.add_histogram(f"activations/hidden.{i}", _thinned(h), step)
                 writer.add_scalar(f"saturated/hidden.{i}", (h.abs() > SATURATED).float().mean(), step)
         if "samples" in self.wanted:
             model = self._language_model(module, data)
@@ -101,6 +102,11 @@ class TensorBoardExtras(Callback):
 
 def _writer(trainer: Trainer) -> SummaryWriter:
     return cast(SummaryWriter, cast(TensorBoardLogger, trainer.logger).experiment)
+
+
+def _thinned(values: Tensor) -> Tensor:
+    """At most `MOST_VALUES` of all values, evenly chosen."""
+    return values.flatten()[:: -(-values.numel() // MOST_VALUES)]
 
 
 def _verbatim(lines: list[str]) -> str:

@@ -88,7 +88,8 @@ class Trainer(LightningTrainer):
             SettingsError: A setting is out of its range, or asks for a device that is not there.
         """
         intervals = {"val_check_interval": val_check_interval, "log_every_n_steps": log_every_n_steps}
-        check_section("trainer", {"max_steps": max_steps, **intervals, "num_threads": num_threads})
+        counts = {"max_steps": max_steps, "num_threads": num_threads, "num_nodes": num_nodes}
+        check_section("trainer", {**counts, **intervals})
         self.num_threads = num_threads
         self._omp_num_threads = os.environ.get("OMP_NUM_THREADS")  # before Lightning sets it for several processes
         self.detect_anomaly = detect_anomaly
