@@ -1,16 +1,16 @@
-"""Arrays to figures. matplotlib is imported when the first is drawn."""
+"""What a trained model looks like: embeddings, next tokens, activations. V vocabulary, E embedding."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mlp_lm.errors import SettingsError
+from mlp_lm.figures.canvas import draw_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,32 +20,6 @@ FloatArray = npt.NDArray[np.floating[Any]]
 GROUP_COLOURS = {"vowel": "#c1272d", "consonant": "#0b5fa5", "other": "#3f3f3f", "boundary": "#1a7f37"}
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}  # a label may have dollar signs
 MOST_LABELS = 1000  # of an embedding map; more would hide each other, and take minutes to draw
-MOST_TICKS = 12  # of one axis; more would touch
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of a size in inches, which belongs to no window."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def save(figure: Figure, path: str) -> None:
-    """Write a figure as a PNG or SVG file. Raises SettingsError where it cannot be written."""
-    try:
-        # The format by name: matplotlib, which sees no ending in ".svg" alone, would add one of its own.
-        figure.savefig(path, dpi=150, format=path.rpartition(".")[2])
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: cannot be written ({error})") from error
-
-
-def to_image(figure: Figure) -> npt.NDArray[np.uint8]:
-    """The pixels (height, width, 4) of a figure."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())
 
 
 def label_images(labels: Sequence[str], size: int = 40) -> npt.NDArray[np.uint8]:
@@ -64,26 +38,6 @@ def label_images(labels: Sequence[str], size: int = 40) -> npt.NDArray[np.uint8]
     return np.stack(pictures)
 
 
-def draw_orders(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Dev loss, and contexts possible and seen, over the order of count models.
-
-    `rows`: of each order `order`, `dev` (nats/token), `contexts_possible` and `contexts_seen`.
-    """
-    orders = [row["order"] for row in rows]
-    figure = new_figure(9, 4)
-    left, right = figure.subplots(1, 2)
-    left.plot(orders, [row["dev"] for row in rows], "o-")
-    left.set(xlabel="order", ylabel="dev loss, nats/token", title="Dev loss")
-    right.plot(orders, [row["contexts_possible"] for row in rows], "o--", label="possible")
-    right.plot(orders, [row["contexts_seen"] for row in rows], "o-", label="seen in train")
-    right.set(xlabel="order", ylabel="contexts", yscale="log", title="Contexts")
-    right.legend()
-    for axes in (left, right):
-        axes.set_xticks(orders)
-        axes.grid(alpha=0.3)
-    return figure
-
-
 def draw_embeddings(table: FloatArray, labels: Sequence[str]) -> Figure:
     """An embedding map: every token where its embedding lies, of thousands of tokens the points alone.
 
@@ -95,19 +49,6 @@ def draw_embeddings(table: FloatArray, labels: Sequence[str]) -> Figure:
         labels: Visible names of the V tokens, the boundary first.
     """
     return draw_panels([partial(embedding_map, table=table, labels=labels)], side=panel_side(len(labels)))
-
-
-def draw_panels(panels: Sequence[Callable[[Axes], None]], side: float) -> Figure:
-    """One or several plots, two in a row, each `side` inches high and a little wider."""
-    columns = min(len(panels), 2)
-    rows = -(-len(panels) // columns)
-    figure = new_figure(columns * side * 1.15, rows * side)
-    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, panel in zip(grid, panels, strict=False):
-        panel(axes)
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    return figure
 
 
 def panel_side(num_labels: int) -> float:
@@ -182,22 +123,6 @@ def _font_characters() -> frozenset[int]:
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
-def loss_curves(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-    """Train and dev loss over steps; `curves`: (step, nats/token) by name, those that there are."""
-    for name, style in (("train/loss", "-"), ("dev/loss", "o-")):
-        if points := curves.get(name):
-            steps, losses = zip(*points, strict=True)
-            axes.plot(steps, losses, style, markersize=4, label=name.partition("/")[0])
-    title = "Loss"
-    if points := curves.get("dev/loss"):
-        step, lowest = min(points, key=lambda point: point[1])
-        title += f": lowest dev loss {lowest:.4f} nats/token at step {step:,}"
-    axes.set(xlabel="step", ylabel="nats/token")
-    axes.set_title(title, loc="left")
-    axes.grid(alpha=0.3)
-    axes.legend()
-
-
 def next_token_map(axes: Axes, probs: FloatArray, labels: Sequence[str], note: str) -> None:
     """A heat map of P(next token | last token).
 
@@ -243,65 +168,3 @@ def activation_histograms(axes: Axes, layers: Sequence[tuple[FloatArray, float]]
     axes.set_title(f"Activations: saturated beyond |h| = {threshold}\n{note}", loc="left")
     axes.grid(alpha=0.3)
     axes.legend()
-
-
-def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Sequence[float]]]]) -> Figure:
-    """Dev loss over the values of a setting: a run is a dot, and a line joins the means of a series.
-
-    Args:
-        key: The setting.
-        series: By label, "" for none: values of the setting, numbers or words, and the dev losses (nats/token) of the
-            runs with each.
-    """
-    values = list(dict.fromkeys(value for points in series.values() for value, _ in points))
-    numbers = [value for value in values if not isinstance(value, str)]
-    numeric = len(numbers) == len(values)  # a word among them makes categories of all, in their order
-    place = dict(zip(values, numbers if numeric else range(len(values)), strict=True))
-    figure = new_figure(7, 4.5)
-    axes = figure.subplots()
-    for label, points in series.items():
-        dots = sorted((place[value], losses) for value, losses in points)
-        means = [sum(losses) / len(losses) for _, losses in dots]
-        (line,) = axes.plot([x for x, _ in dots], means, "-", label=label)
-        runs = [(x, loss) for x, losses in dots for loss in losses]
-        axes.plot(*zip(*runs, strict=True), "o", color=line.get_color(), alpha=0.6)
-    axes.set(xlabel=key, ylabel="dev loss, nats/token", title="Dev loss of each run; lines join means")
-    if numeric:
-        _spread(axes, numbers)
-    else:
-        axes.set_xlim(-0.5, len(values) - 0.5)
-    if not numeric or len(values) <= MOST_TICKS:
-        axes.set_xticks([*place.values()], labels=[f"{v:g}" if isinstance(v, float) else str(v) for v in values])
-        axes.minorticks_off()
-    if any(series):
-        axes.legend()
-    axes.grid(alpha=0.3)
-    return figure
-
-
-def _spread(axes: Axes, values: Sequence[float]) -> None:
-    """Make the x axis logarithmic where its `values` span a decade or more; zero keeps a place beside them."""
-    positive = [value for value in values if value > 0]
-    if positive and min(values) >= 0 and max(positive) >= 10 * min(positive):
-        if len(positive) == len(values):
-            axes.set_xscale("log")
-        else:
-            axes.set_xscale("symlog", linthresh=min(positive))
-
-
-def draw_range_test(
-    rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], marks: Mapping[str, float]
-) -> Figure:
-    """Loss over the learning rate, of each step and smoothed, with a line at each rate of `marks`, by its name."""
-    figure = new_figure(9, 5)
-    axes = figure.subplots()
-    axes.plot(rates, losses, ".", color="0.75", markersize=3, label="loss of each step")
-    axes.plot(rates, smoothed, color="black", label="smoothed")
-    for number, (name, rate) in enumerate(marks.items()):
-        axes.axvline(rate, color=f"C{number}", linestyle="--", label=f"{name}: {rate:.2g}")
-    # What lies far above the start, after blow-up, would leave no room for the valley.
-    axes.set_ylim(min(losses) - 0.05 * smoothed[0], min(max(losses), 1.5 * smoothed[0]) + 0.05 * smoothed[0])
-    axes.set(xscale="log", xlabel="learning rate", ylabel="train loss, nats/token", title="Learning-rate range test")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure

@@ -1,0 +1,112 @@
+"""Losses over orders, steps, settings and learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlp_lm.figures.canvas import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_TICKS = 12  # of one axis; more would touch
+
+
+def draw_orders(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Dev loss, and contexts possible and seen, over the order of count models.
+
+    `rows`: of each order `order`, `dev` (nats/token), `contexts_possible` and `contexts_seen`.
+    """
+    orders = [row["order"] for row in rows]
+    figure = new_figure(9, 4)
+    left, right = figure.subplots(1, 2)
+    left.plot(orders, [row["dev"] for row in rows], "o-")
+    left.set(xlabel="order", ylabel="dev loss, nats/token", title="Dev loss")
+    right.plot(orders, [row["contexts_possible"] for row in rows], "o--", label="possible")
+    right.plot(orders, [row["contexts_seen"] for row in rows], "o-", label="seen in train")
+    right.set(xlabel="order", ylabel="contexts", yscale="log", title="Contexts")
+    right.legend()
+    for axes in (left, right):
+        axes.set_xticks(orders)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def loss_curves(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    """Train and dev loss over steps; `curves`: (step, nats/token) by name, those that there are."""
+    for name, style in (("train/loss", "-"), ("dev/loss", "o-")):
+        if points := curves.get(name):
+            steps, losses = zip(*points, strict=True)
+            axes.plot(steps, losses, style, markersize=4, label=name.partition("/")[0])
+    title = "Loss"
+    if points := curves.get("dev/loss"):
+        step, lowest = min(points, key=lambda point: point[1])
+        title += f": lowest dev loss {lowest:.4f} nats/token at step {step:,}"
+    axes.set(xlabel="step", ylabel="nats/token")
+    axes.set_title(title, loc="left")
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Sequence[float]]]]) -> Figure:
+    """Dev loss over the values of a setting: a run is a dot, and a line joins the means of a series.
+
+    Args:
+        key: The setting.
+        series: By label, "" for none: values of the setting, numbers or words, and the dev losses (nats/token) of the
+            runs with each.
+    """
+    values = list(dict.fromkeys(value for points in series.values() for value, _ in points))
+    numbers = [value for value in values if not isinstance(value, str)]
+    numeric = len(numbers) == len(values)  # a word among them makes categories of all, in their order
+    place = dict(zip(values, numbers if numeric else range(len(values)), strict=True))
+    figure = new_figure(7, 4.5)
+    axes = figure.subplots()
+    for label, points in series.items():
+        dots = sorted((place[value], losses) for value, losses in points)
+        means = [sum(losses) / len(losses) for _, losses in dots]
+        (line,) = axes.plot([x for x, _ in dots], means, "-", label=label)
+        runs = [(x, loss) for x, losses in dots for loss in losses]
+        axes.plot(*zip(*runs, strict=True), "o", color=line.get_color(), alpha=0.6)
+    axes.set(xlabel=key, ylabel="dev loss, nats/token", title="Dev loss of each run; lines join means")
+    if numeric:
+        _spread(axes, numbers)
+    else:
+        axes.set_xlim(-0.5, len(values) - 0.5)
+    if not numeric or len(values) <= MOST_TICKS:
+        axes.set_xticks([*place.values()], labels=[f"{v:g}" if isinstance(v, float) else str(v) for v in values])
+        axes.minorticks_off()
+    if any(series):
+        axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _spread(axes: Axes, values: Sequence[float]) -> None:
+    """Make the x axis logarithmic where its `values` span a decade or more; zero keeps a place beside them."""
+    positive = [value for value in values if value > 0]
+    if positive and min(values) >= 0 and max(positive) >= 10 * min(positive):
+        if len(positive) == len(values):
+            axes.set_xscale("log")
+        else:
+            axes.set_xscale("symlog", linthresh=min(positive))
+
+
+def draw_range_test(
+    rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], marks: Mapping[str, float]
+) -> Figure:
+    """Loss over the learning rate, of each step and smoothed, with a line at each rate of `marks`, by its name."""
+    figure = new_figure(9, 5)
+    axes = figure.subplots()
+    axes.plot(rates, losses, ".", color="0.75", markersize=3, label="loss of each step")
+    axes.plot(rates, smoothed, color="black", label="smoothed")
+    for number, (name, rate) in enumerate(marks.items()):
+        axes.axvline(rate, color=f"C{number}", linestyle="--", label=f"{name}: {rate:.2g}")
+    # What lies far above the start, after blow-up, would leave no room for the valley.
+    axes.set_ylim(min(losses) - 0.05 * smoothed[0], min(max(losses), 1.5 * smoothed[0]) + 0.05 * smoothed[0])
+    axes.set(xscale="log", xlabel="learning rate", ylabel="train loss, nats/token", title="Learning-rate range test")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
