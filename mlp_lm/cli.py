@@ -91,7 +91,9 @@ def main(args: list[str] | None = None) -> int:
         if not is_out_of_memory(error):
             raise
         return _fail(args, f"out of memory; {SMALLER}")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise  # the end of a help text; what Lightning makes of Ctrl-C is caught
         return 130  # what shells report for SIGINT
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from mlp_lm import __version__, load
 from mlp_lm.cli import COMMANDS, main
+from mlp_lm.training.module import MLPModule
 from tests.conftest import SMALL
 
 Capture = pytest.CaptureFixture[str]
@@ -353,3 +355,16 @@ def test_what_a_continued_run_cannot_change(flags: list[str], expected: str, run
 def test_a_run_folder_is_never_written_twice(run_dir: Path, corpus_file: Path, capsys: Capture) -> None:
     message = error_of(["fit", f"--data.path={corpus_file}", f"--run_dir={run_dir}"], capsys)
     assert "holds a run already" in message and "--ckpt_path" in message
+
+
+def test_ctrl_c_ends_any_command_with_130_and_without_a_word(
+    best: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)  # Lightning ignores further ones
+    monkeypatch.setattr(MLPModule, "test_step", press)
+    assert main(["test", f"--ckpt_path={best}"]) == 130
+    signal.signal(signal.SIGINT, handler)
+    assert capsys.readouterr() == ("", "")

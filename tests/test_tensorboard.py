@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from mlp_lm import load
-from tests.conftest import fit
+from tests.conftest import ROOT, fit
 
 EXTRAS = ("layout", "config", "hparams", "histograms", "samples", "embedding_map", "projector")
 
@@ -77,3 +79,16 @@ def test_each_can_be_turned_off(corpus_file: Path, tmp_path: Path) -> None:
     assert tags["histograms"] == tags["images"] == tags["tensors"] == []
     assert set(tags["scalars"]) == {"train/loss", "lr", "dev/loss", "dev/perplexity", "dev/bits_per_token"}
     assert not (run / "projector_config.pbtxt").exists()
+
+
+@pytest.mark.slow
+def test_tensorboard_itself_serves_them(run_dir: Path, corpus_file: Path, tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "scripts" / "check_tensorboard.py")]
+    done = subprocess.run([*script, str(run_dir)], capture_output=True, text=True)
+    assert done.stdout.endswith("as config.yaml asks\n"), done.stderr
+    run = fit(corpus_file, tmp_path / "run", "--trainer.log_samples=false", "--trainer.log_projector=false")
+    assert subprocess.run([*script, str(run)], capture_output=True).returncode == 0
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("log_samples: false", "log_samples: true"))
+    done = subprocess.run([*script, str(run)], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "text: samples is missing\n"

@@ -15,6 +15,7 @@ MESSAGES = {
     "Restoring states from the checkpoint path at": "the user has just typed that path",
     "Restored all states from the checkpoint at": "the user has just typed that path",
     "Loaded model weights from the checkpoint at": "the user has just typed that path",
+    "Detected KeyboardInterrupt": "the user has just pressed Ctrl-C",
     "Initializing distributed:": "the first line of a fit says how many processes there are",
     "-" * 100 + "\ndistributed_backend=": "the first line of a fit says how many processes there are",
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -57,7 +58,10 @@ class TensorBoardExtras(Callback):
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         data, module = cast(TextDataModule, trainer.datamodule), cast(MLPModule, pl_module)  # type: ignore[attr-defined]
-        writer, step = _writer(trainer), trainer.global_step
+        with _one_thread():
+            self._show(_writer(trainer), trainer.global_step, data, module)
+
+    def _show(self, writer: SummaryWriter, step: int, data: TextDataModule, module: MLPModule) -> None:
         if "histograms" in self.wanted:
             for name, weights in module.network.named_parameters():
                 writer.add_histogram(f"weights/{name}", _thinned(weights), step)
@@ -98,6 +102,17 @@ class TensorBoardExtras(Callback):
         known = None if hashes is None else KnownItems(hashes)
         vocab, context_size = data.corpus.vocab, data.settings["context_size"]
         return LanguageModel(vocab, context_size, log_probs, data.facts["longest_item"], known)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small operations, which wait longer for a second thread than it saves: thirty times as long to draw samples."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _writer(trainer: Trainer) -> SummaryWriter:
