@@ -125,7 +125,9 @@ def is_out_of_memory(error: Exception) -> bool:
 def _fail(args: list[str], message: str) -> int:
     """Print one line, whatever is quoted in it and however long that is. Returns the exit code."""
     name = f" {args[0]}" if args and args[0] in COMMANDS else ""
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(message.split()))
+    from mlp_lm.text.vocab import printable
+
+    text = printable(" ".join(message.split()))
     if len(text) > MAX_MESSAGE:  # what to do stands at the end
         text = f"{text[: MAX_MESSAGE // 2]} … {text[-MAX_MESSAGE // 2 :]}"
     print(f"mlp_lm{name}: error: {text}", file=sys.stderr, flush=True)

@@ -177,6 +177,7 @@ RUN = SHAPE | {
     "model.weight_decay": "one run is trained in one way",
     "model.decay_all": "one run is trained in one way",
     "model.dropout": "one run is trained in one way",
+    "trainer.precision": "one run is trained in one way",
 }
 OF_LR_FIND = ("min", "max", "steps")
 

@@ -127,7 +127,8 @@ def take_screenshots(address: str, folder: Path) -> None:
     """A PNG of each tab."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
-        raise SystemExit("no Chromium found; expected one on the PATH (Debian: apt install chromium)")
+        print("no screenshots: no Chromium found on the PATH (Debian: apt install chromium)")
+        return
     folder.mkdir(parents=True, exist_ok=True)
     flags = [
         "--headless=new",
@@ -149,6 +150,8 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a run, with its config.yaml")
     parser.add_argument("--screenshots", type=Path, help="folder for a picture of each tab")
     args = parser.parse_args()
+    if not (args.run / "config.yaml").exists():
+        parser.error(f"{args.run}: no config.yaml; expected the folder of one run, such as runs/names/version_0")
     config = yaml.safe_load((args.run / "config.yaml").read_text(encoding="utf-8"))
     with tensorboard(args.run) as address:
         end = time.monotonic() + SECONDS_TO_LOAD

@@ -144,4 +144,5 @@ FIXED += [
         lambda: b"", "h.txt", *FIT, "--data.path=items.txt", "--model.hidden_dim=1048576", "--model.num_layers=1000"
     ),
     written(lambda: b"", "h.txt", *FIT, "--data.path=items.txt", "--trainer.devices=1000000000"),
+    written(lambda: b"", "h.txt", *FIT, "--data.path=items.txt", "--trainer.num_nodes=1000000000"),
 ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,41 +107,49 @@ def state(run: Path) -> dict[str, Any]:
     return {**content["state_dict"], **moments, "random state": content["mlp_lm"]["random_state"]}
 
 
-def curve(run: Path) -> dict[int, float]:
-    """Dev loss by step."""
+def curves(run: Path) -> dict[str, dict[int, float]]:
+    """Train and dev loss by step."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}, purge_orphaned_data=False)
     events.Reload()
-    return {event.step: event.value for event in events.Scalars("dev/loss")}
+    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in ("train/loss", "dev/loss")}
 
 
 def kill_test(folder: Path, kills: int, seed: int) -> None:
     rng = random.Random(seed)
-    whole, run, progress = folder / "whole", folder / "killed", folder / "progress"
+    whole, progress = folder / "whole", folder / "progress"
     begin = time.perf_counter()
     assert start(progress, ["fit", *SETTINGS, f"--run_dir={whole}"]).wait() == 0
-    seconds = time.perf_counter() - begin
-    last, killed = run / "checkpoints" / "last.ckpt", 0
-    while killed < kills:
-        args = ["fit", f"--ckpt_path={last}"] if last.exists() else ["fit", *SETTINGS, f"--run_dir={run}"]
-        if run.exists() and not last.exists():  # killed before the first checkpoint: nothing was lost
-            run = folder / f"killed_{killed}"
-            last = run / "checkpoints" / "last.ckpt"
-            args = ["fit", *SETTINGS, f"--run_dir={run}"]
-        if not kill_at_random(start(progress, args), progress, rng, longest=2 * seconds / max(kills, 10)):
-            break  # it has come to its end
-        killed += 1
-        print(f"{killed}/{kills} killed {check(run, progress)}", flush=True)
-    process = start(progress, ["fit", f"--ckpt_path={last}"])
-    _, err = process.communicate()
-    assert process.returncode == 0, err
+    longest = 2 * (time.perf_counter() - begin) / max(kills, 10)
+    killed = runs = 0
+    while killed < kills:  # a run that comes to its end is followed by another
+        run = folder / f"killed_{runs}"
+        last = run / "checkpoints" / "last.ckpt"
+        runs += 1
+        while killed < kills:
+            if run.exists() and not last.exists():  # killed before the first checkpoint: nothing was lost
+                shutil.rmtree(run)
+            args = ["fit", f"--ckpt_path={last}"] if last.exists() else ["fit", *SETTINGS, f"--run_dir={run}"]
+            if not kill_at_random(start(progress, args), progress, rng, longest):
+                break
+            killed += 1
+            print(f"{killed}/{kills} killed {check(run, progress)}", flush=True)
+        if not (run / "report.json").exists():
+            process = start(progress, ["fit", f"--ckpt_path={last}"])
+            _, err = process.communicate()
+            assert process.returncode == 0, err
+        compare(whole, run)
+    print(f"{killed} kills in {runs} runs: weights, optimizer, random state and curves are those of one left alone")
+
+
+def compare(whole: Path, run: Path) -> None:
+    """Raise where a run that was killed has ended other than the one that was not."""
     theirs, ours = state(whole), state(run)
     assert theirs.keys() == ours.keys()
     different = [name for name in theirs if not torch.equal(theirs[name], ours[name])]
     assert not different, f"not the same: {different}"
-    assert curve(whole) == curve(run), "the curves differ"
-    print(f"{killed} kills: weights, optimizer, random state and dev curve are those of the run that was left alone")
+    assert curves(whole) == curves(run), "the curves differ"
 
 
 def full_disk(folder: Path) -> None:

@@ -258,8 +258,8 @@ def test_a_checkpoint_of_other_data_or_another_network(
     assert "data.context_size: found 5, but the checkpoint has 3" in validate("--data.context_size=5")
     assert "model.hidden_dim: found 9" in validate("--model.hidden_dim=9")
     (tmp_path / "more.txt").write_text(corpus_file.read_text() + "xyz\n")
-    assert "the checkpoint lacks 'x' 'y' 'z'" in validate(f"--data.path={tmp_path / 'more.txt'}")
-    assert "or their split" in validate("--data.split_seed=1")
+    assert "has other characters (with 'x' 'y' 'z')" in validate(f"--data.path={tmp_path / 'more.txt'}")
+    assert "but split in another way (unique, split_seed)" in validate("--data.split_seed=1")
     (tmp_path / "other.txt").write_text(corpus_file.read_text().replace("a", "x"))
     assert "the data lacks 'a'" in validate(f"--data.path={tmp_path / 'other.txt'}")
 

@@ -84,4 +84,5 @@ def test_every_command_of_the_readme_runs(
     assert {shlex.split(c)[3] for c in commands} == COMMANDS.keys()
     for command in commands:
         args = shlex.split(command, comments=True)[3:]
-        assert main([*args, *SHORT] if args[0] == "fit" else args) == 0, (command, capsys.readouterr().err)
+        short = [flag.replace("3", "5") for flag in SHORT] if "--ckpt_path" in args else SHORT  # to train on
+        assert main([*args, *short] if args[0] == "fit" else args) == 0, (command, capsys.readouterr().err)

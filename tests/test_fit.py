@@ -165,7 +165,7 @@ def test_a_rising_dev_loss_leaves_best_ckpt_alone_also_in_a_continued_run(corpus
             ["--trainer.log_every_n_steps=4"],
             "train loss is inf at step 2, where the learning rate is 1e+38; try a",
         ),
-        (["--trainer.log_every_n_steps=9"], "dev loss is nan at step 5; try a lower model.learning_rate"),
+        (["--trainer.log_every_n_steps=9"], "dev loss is nan, or a weight no number, at step 5; try a lower"),
     ],
 )
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_weights(

@@ -43,7 +43,7 @@ ROWS = [
 def test_the_table_has_a_line_for_each_point_the_lowest_mean_first() -> None:
     assert table_text(ROWS).splitlines() == [
         "context_size  weight_decay  dev loss         weights  seconds  runs    samples",
-        "2             0.0001        2.1000 ± 0.1414  12,345   20.0     2       anna*, mira",
+        "2             0.0001        2.1000 ± 0.1414  12,345   15.0     2       anna*, mira",
         "3             0             2.3000 ± 0.2828  12,345   15.0     2       anna*, mira",
         "2             0             2.4000 ± 0.1414  12,345   15.0     2       anna*, mira",
         "3             0.0001        failed                             0 of 2",

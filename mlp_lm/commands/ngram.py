@@ -98,7 +98,7 @@ def ngram(
     check({f"data.{name}": value for name, value in data.items()})
     corpus = corpus_of(data)
     if content is not None and mix is not None:
-        checkpoint.check_same_data(mix, content, corpus)
+        checkpoint.check_same_data(mix, content[checkpoint.DATA_KEY], corpus)
     models, rows = _table(corpus, numbers, smoothing)
     best = min(range(len(rows)), key=lambda i: rows[i].dev)
     report: dict[str, Any] = {"data": data, "smoothing": smoothing, "orders": [asdict(row) for row in rows]}

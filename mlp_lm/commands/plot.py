@@ -121,7 +121,7 @@ def _activations(path: Path, model: LanguageModel) -> Panel:
         raise DataError(f"{path}: activations need its corpus: {problem}; --what {others} does without") from error
     except checkpoint.UNFIT as error:
         raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error
-    checkpoint.check_same_data(path, content, corpus)
+    checkpoint.check_same_data(path, content[checkpoint.DATA_KEY], corpus)
     windows, batch_size = Windows(corpus.dev, model.context_size), eval_batch_size(len(model.vocab))
     num_batches = -(-min(len(windows), MAX_WINDOWS) // batch_size)
     layers = activation_shares(model.network, islice(windows.batches(batch_size), num_batches), SATURATED)

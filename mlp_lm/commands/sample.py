@@ -6,6 +6,7 @@ import sys
 
 from mlp_lm.models.checkpoint import load
 from mlp_lm.models.language_model import TRIES_PER_NEW_ITEM as TRIES
+from mlp_lm.text.vocab import printable
 
 
 def sample(
@@ -46,7 +47,8 @@ def sample(
         max_length=max_length,
         only_new=only_new,
     )
-    sys.stdout.writelines(f"{s.text}{'…' if s.cut else ''}\n" for s in samples)
+    show = printable if sys.stdout.isatty() else str  # a file gets what was generated, a terminal nothing to obey
+    sys.stdout.writelines(f"{show(s.text)}{'…' if s.cut else ''}\n" for s in samples)
     sys.stdout.flush()
     print(model.summary(samples), file=sys.stderr)
     if len(samples) < num:

@@ -16,7 +16,7 @@ from mlp_lm.files import write_text
 from mlp_lm.parsing import check_config_file
 from mlp_lm.settings import check
 from mlp_lm.training.runs import new_folder, run_name
-from mlp_lm.training.sweep.folder import SweepFolder, clear, last_checkpoint, read_report
+from mlp_lm.training.sweep.folder import SweepFolder, last_checkpoint, make_way, read_report
 from mlp_lm.training.sweep.grid import choose_points, parse_vary
 from mlp_lm.training.sweep.plan import Run, check_points, config_flags, last_line, plan_runs
 from mlp_lm.training.sweep.processes import note_signals, run_processes
@@ -101,7 +101,7 @@ def _run_all(
             continue
         where = f"--ckpt_path={last_checkpoint(run.folder)}"
         if run.folder not in loading:
-            clear(run.folder)
+            make_way(run.folder)
             where = f"--run_dir={run.folder}"
         commands[str(run.folder)] = [*FIT, *config_flags(config), *run.flags, where]
     problems: dict[Path, str] = {}

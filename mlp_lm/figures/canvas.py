@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_lm.errors import SettingsError
+from mlp_lm.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ def save(figure: Figure, path: str) -> None:
     """Write a figure as a PNG or SVG file. Raises SettingsError where it cannot be written."""
     try:
         # The format by name: matplotlib, which sees no ending in ".svg" alone, would add one of its own.
-        figure.savefig(path, dpi=150, format=path.rpartition(".")[2])
+        write_atomically(path, lambda file: figure.savefig(file, dpi=150, format=path.rpartition(".")[2]))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: cannot be written ({error})") from error
 

@@ -6,7 +6,7 @@ A `.ckpt` is a Lightning checkpoint. Beside Lightning's own entries (`state_dict
     mlp_lm           format_version  int, FORMAT_VERSION
                      model           settings of the model: plain scalars and strings
                      trainer         max_steps, val_check_interval, log_every_n_steps, precision
-                     since_log       list of (mean losses of a chunk's steps, batch size): not yet in the curve
+                     since_log       [mean losses, batch sizes] of the steps that are not yet in the curve, tensors
                      random_state    uint8 tensor, torch's on the CPU; cuda_random_state, on CUDA, or None
     TextDataModule   settings        settings of the data: plain scalars and strings
                      vocab           list of V strings, the boundary "" first
@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises CheckpointError: missing, a folder, a URL, damaged, of another program or of a newer format.
     """
     _refuse_other_than_files(path)
+    if Path(path).suffix == ".npz":
+        raise CheckpointError(f"{path}: a file of counts; expected the checkpoint of a network (.ckpt)")
     try:
         check_checkpoint(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -120,6 +122,7 @@ def _wrong_parts(content: dict[str, Any]) -> list[str]:
         "longest_item": data["longest_item"] in COUNT,
         "item_hashes": hashes is None
         or all(h.dtype == torch.int64 and h.ndim == 1 for h in map(hashes.__getitem__, SPLITS)),
+        "since_log": [part.shape for part in ours["since_log"]] == 2 * [ours["since_log"][0].shape[:1]],
         "global_step": content["global_step"] in Range(0, 2**31 - 1, whole=True),
     }
     return [name for name, is_good in good.items() if not is_good]
@@ -185,19 +188,21 @@ def load_network(path: str | os.PathLike[str], content: dict[str, Any]) -> tuple
         raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error
 
 
-def check_same_data(path: str | os.PathLike[str], content: dict[str, Any], corpus: Corpus) -> None:
-    """Raise CheckpointError that says what of the `corpus` is not as the checkpoint at `path` has it."""
-    theirs = content[DATA_KEY]
-    if theirs["fingerprint"] == corpus.fingerprint:
+def check_same_data(path: str | os.PathLike[str], data: Mapping[str, Any], corpus: Corpus) -> None:
+    """Raise CheckpointError that says what of the `corpus` is not as the `data` of the checkpoint at `path` has it."""
+    if data["fingerprint"] == corpus.fingerprint:
         return
-    hashes = theirs["item_hashes"]
-    if theirs["vocab"] != corpus.vocab.tokens:
-        what = "has other characters"
+    hashes, tokens = data["item_hashes"], corpus.vocab.tokens
+    if data["vocab"] != tokens:
+        new, gone = (sorted(set(a) - set(b))[:10] for a, b in ((tokens, data["vocab"]), (data["vocab"], tokens)))
+        what = "; ".join(f"{word} {' '.join(map(repr, of))}" for word, of in (("with", new), ("without", gone)) if of)
+        what = f"has other characters ({what})"
     elif hashes is not None and set(torch.cat([*hashes.values()]).tolist()) == _all_hashes(corpus):
-        what = "has the same items, but split in another way (--unique, --split_seed)"
+        what = "has the same items, but split in another way (unique, split_seed)"
     else:
         what = "has other items"
-    raise CheckpointError(f"{path}: the data {what} than the checkpoint was trained with")
+    source = data["settings"]["train_path"] or data["settings"]["path"]
+    raise CheckpointError(f"{path}: the data {what} than the checkpoint was trained with, which was {source}")
 
 
 def _all_hashes(corpus: Corpus) -> set[int]:

@@ -148,8 +148,7 @@ def read_text(path: Path) -> str:
         data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
         raise DataError(
-            f"{path}: no such file; expected a text file with one item a line (--data.path FILE), "
-            f"or one of: {', '.join(DATASETS)}"
+            f"{path}: no such file; expected a text file with one item a line, or one of: {', '.join(DATASETS)}"
         ) from None
     except IsADirectoryError:
         raise DataError(f"{path}: a folder; expected a text file with one item a line") from None
@@ -192,7 +191,7 @@ def split_items(items: list[str], split_seed: int, source: str) -> list[list[str
     if n < MIN_ITEMS:
         raise DataError(
             f"{source}: {n} {'item' if n == 1 else 'items'}, too few for train, dev and test; it takes {MIN_ITEMS} "
-            "(repeated items count once unless --data.unique false)"
+            "(repeated items count once unless `unique` is false)"
         )
     random.Random(split_seed).shuffle(items)
     return [items[: int(0.8 * n)], items[int(0.8 * n) : int(0.9 * n)], items[int(0.9 * n) :]]

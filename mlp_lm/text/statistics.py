@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from mlp_lm.text.corpus import MIN_ITEMS, split_items, tokenize
@@ -61,14 +61,15 @@ def statistics(items: Sequence[str], text: str, split_seed: int) -> Statistics:
     """
     length_of = {item: len(tokenize(item)) for item in items}
     lengths = Counter(length_of[item] for item in items)
+    low, high = min(lengths), max(lengths)
     characters = Counter("".join(items))
     return Statistics(
         num_items=len(items),
         num_different=len(length_of),
         first_items=list(items[:10]),
         lengths=dict(sorted(lengths.items())),
-        shortest=[item for item, length in length_of.items() if length == min(lengths)][:3],
-        longest=[item for item, length in length_of.items() if length == max(lengths)][:3],
+        shortest=[item for item, length in length_of.items() if length == low][:3],
+        longest=[item for item, length in length_of.items() if length == high][:3],
         characters=dict(sorted(characters.items(), key=lambda entry: (-entry[1], entry[0]))),
         odd_characters=odd_characters(characters, text),
         repeats=repeats_of_train(items, split_seed) if len(items) >= MIN_ITEMS else None,
@@ -81,17 +82,27 @@ def odd_characters(characters: Mapping[str, int], text: str) -> list[OddCharacte
     for character, count in characters.items():
         scripts[script(character)] += count
     num_letters = scripts.total() - scripts[""]
-    odd = []
-    for character, count in characters.items():
-        why = _oddity(character)
+    why: dict[str, str] = {}
+    for character in characters:
         own = script(character)
-        if not why and own and scripts[own] < RARE_SCRIPT * num_letters:
-            why = f"{own} letter among others"
-        if why:
-            code_point, name = f"U+{ord(character):04X}", unicodedata.name(character, repr(character))
-            line = text.count("\n", 0, text.index(character)) + 1
-            odd.append(OddCharacter(character, code_point, name, why, count, line))
+        rare = f"{own} letter among others" if own and scripts[own] < RARE_SCRIPT * num_letters else ""
+        if reason := _oddity(character) or rare:
+            why[character] = reason
+    lines = _first_lines(why.keys(), text)
+    odd = [
+        OddCharacter(c, f"U+{ord(c):04X}", unicodedata.name(c, repr(c)), reason, characters[c], lines[c])
+        for c, reason in why.items()
+    ]
     return sorted(odd, key=lambda o: (-o.count, o.character))
+
+
+def _first_lines(wanted: Set[str], text: str) -> dict[str, int]:
+    """The number of the first line of `text` that has each of the `wanted` characters."""
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.split("\n") if wanted else [], start=1):
+        for character in wanted & set(line):
+            lines.setdefault(character, number)
+    return lines
 
 
 def script(character: str) -> str:

@@ -9,6 +9,11 @@ from mlp_lm.errors import DataError
 BOUNDARY = 0  # id of the boundary: pads the context at the start of an item and ends it
 
 
+def printable(text: str) -> str:
+    """`text` with escapes for what a terminal would not show, or obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class Vocab:
     """The V tokens of a language model; a token's id is its place in `tokens`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from mlp_lm.errors import TrainingError
 from mlp_lm.models import checkpoint
-from mlp_lm.training.runs import CHECKPOINTS
+from mlp_lm.training.runs import CHECKPOINTS, REPORT
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -49,11 +50,19 @@ class Checkpoints(Checkpoint):
         self.run_dir = run_dir
         self.last, self.best = run_dir / CHECKPOINTS / "last.ckpt", run_dir / CHECKPOINTS / "best.ckpt"
         self.best_dev_loss = float("inf")
+        self._seconds_before = 0.0  # of training, before a run was continued
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of training until now, that before a run was continued included."""
+        return self._seconds_before + time.perf_counter() - self._start
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write `last.ckpt` before the first step of a new run; clear what a killed run has left half-written."""
+        """Write `last.ckpt` before the first step of a new run; clear what an ended one has left."""
+        self._start = time.perf_counter()
         if trainer.is_global_zero:
-            for part in self.last.parent.glob(".*.part"):
+            for part in (*self.last.parent.glob(".*.part"), self.run_dir / REPORT):  # which marks a finished run
                 part.unlink(missing_ok=True)
         if trainer.global_step == 0:
             self.save_last(trainer)
@@ -63,10 +72,11 @@ class Checkpoints(Checkpoint):
         if trainer.state.fn != "fit":
             return
         dev_loss = trainer.callback_metrics["dev/loss"].item()
-        if not math.isfinite(dev_loss):  # such weights must not replace the last good ones
+        # Such weights must not replace the last good ones; infinite ones may still have a finite loss, as tanh is 1.
+        if not math.isfinite(dev_loss) or not all(weight.isfinite().all() for weight in pl_module.parameters()):
             raise TrainingError(
-                f"dev loss is {dev_loss} at step {trainer.global_step:,}; try a lower model.learning_rate. "
-                f"{self.last} is as it was"
+                f"dev loss is {dev_loss}, or a weight no number, at step {trainer.global_step:,}; try a lower "
+                f"model.learning_rate. {self.last} is as it was"
             )
         # All processes must save or none; without a shared disk, only the first has seen the files of the run so far.
         is_best: bool = trainer.strategy.broadcast(dev_loss < self.best_dev_loss)
@@ -82,11 +92,12 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.last, weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """The lowest dev loss so far."""
-        return {"best_dev_loss": self.best_dev_loss}
+        """The lowest dev loss so far, and the seconds of training."""
+        return {"best_dev_loss": self.best_dev_loss, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the lowest dev loss of the run that goes on, unless its best.ckpt was left behind elsewhere."""
+        self._seconds_before = state_dict["seconds"]
         if self.best.exists():
             self.best_dev_loss = state_dict["best_dev_loss"]
 

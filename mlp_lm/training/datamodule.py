@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningDataModule
 
-from mlp_lm.errors import CheckpointError
+from mlp_lm.models.checkpoint import check_same_data
 from mlp_lm.models.known_items import facts_of
 from mlp_lm.settings import check_section
 from mlp_lm.text.corpus import DATASETS, Corpus, corpus_of, find
@@ -126,18 +126,8 @@ class TextDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Check that this is the data of the checkpoint. Raises CheckpointError that names the difference."""
-        if state_dict["vocab"] != self.corpus.vocab.tokens:
-            raise CheckpointError(
-                f"data: the characters of {self.source} are not those that the checkpoint was trained on: "
-                f"{_difference(state_dict['vocab'], self.corpus.vocab.tokens)}; without --data flags, the "
-                "checkpoint's own data is used"
-            )
-        if state_dict["fingerprint"] != self.corpus.fingerprint:
-            raise CheckpointError(
-                f"data: the items of {self.source}, or their split, are not those that the checkpoint was "
-                "trained on; without --data flags, the checkpoint's own are used"
-            )
+        """Take up the order of examples. Raises CheckpointError that names the difference where the data is another."""
+        check_same_data("the checkpoint", state_dict, self.corpus)
         self.order_seed = state_dict["order_seed"]
 
     def _absolute_paths(self) -> dict[str, str]:
@@ -198,9 +188,3 @@ class Chunks:
             contexts, targets = self.windows[own.to(self.windows.starts.device)]
             yield contexts, targets, indices.shape[1]
             step += num_steps
-
-
-def _difference(theirs: list[str], ours: list[str]) -> str:
-    sides = (("the checkpoint", theirs, ours), ("the data", ours, theirs))
-    lacking = [(who, sorted(set(other) - set(own))[:10]) for who, own, other in sides]
-    return ", ".join(f"{who} lacks {' '.join(map(repr, tokens))}" for who, tokens in lacking if tokens)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mlp_lm.errors import Interrupted
 from mlp_lm.training.callbacks import Checkpoints
@@ -30,6 +33,7 @@ class StopOnSignal(Callback):
         """`checkpoints` write `last.ckpt`."""
         self.checkpoints = checkpoints
         self.received: int | None = None
+        self.stopped = False
         self.previous: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
@@ -60,12 +64,15 @@ class StopOnSignal(Callback):
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
         self.previous = {}
+        if self.received is not None and not self.stopped:  # too late for us: as if we had never been
+            signal.raise_signal(self.received)
 
     def _must_stop(self, trainer: LightningTrainer) -> bool:
         # All processes must stop at the same step, whichever of them was told to.
         return trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
 
     def _stop(self, trainer: LightningTrainer) -> None:
+        self.stopped = True
         signum = signal.Signals(self.received or signal.SIGTERM)
         path = shlex.quote(str(self.checkpoints.last))
         raise Interrupted(
@@ -73,3 +80,12 @@ class StopOnSignal(Callback):
             f"continue with: python -m mlp_lm fit --ckpt_path {path}",
             exit_code=128 + signum,
         )
+
+
+@contextmanager
+def sigterm_reported() -> Iterator[None]:
+    """Raise Interrupted for what Lightning raises on SIGTERM where `StopOnSignal` is not at work."""
+    try:
+        yield
+    except SIGTERMException:
+        raise Interrupted("SIGTERM: ended", exit_code=128 + signal.SIGTERM) from None

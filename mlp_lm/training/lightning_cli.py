@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from mlp_lm.cli import COMMANDS, is_out_of_memory
 from mlp_lm.errors import CheckpointError, MlpLmError, SettingsError
+from mlp_lm.files import write_text
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
 from mlp_lm.settings import OF_LR_FIND, RUN, SHAPE, check, check_unchanged
@@ -22,7 +22,7 @@ from mlp_lm.text.corpus import SPLITS
 from mlp_lm.training import ranks, runs
 from mlp_lm.training.callbacks import Checkpoints
 from mlp_lm.training.datamodule import TextDataModule
-from mlp_lm.training.interrupt import StopOnSignal
+from mlp_lm.training.interrupt import StopOnSignal, sigterm_reported
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.predictions import write_predictions
 from mlp_lm.training.quiet import silence
@@ -44,11 +44,11 @@ class SaveConfig(SaveConfigCallback):
     """Keeps the config of a new run in its folder."""
 
     def save_config(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
-        """Write config.yaml; a resumed run keeps its first one."""
+        """Write config.yaml: with what the run was started or, in the end, continued."""
         (run_dir,) = (c.run_dir for c in trainer.checkpoint_callbacks if isinstance(c, Checkpoints))
-        path = run_dir / "config.yaml"
-        if not path.exists():
-            self.parser.save(self.config, path, skip_none=False, multifile=False)
+        config = self.config.clone()
+        config["ckpt_path"] = None  # which a config must not name
+        write_text(run_dir / "config.yaml", self.parser.dump(config, skip_none=False))
 
 
 class CLI(LightningCLI):
@@ -140,6 +140,12 @@ class CLI(LightningCLI):
                 raise SettingsError(
                     f"trainer.max_steps: found {limit:,}, but the checkpoint is at step {step:,} already"
                 )
+            finished = runs.run_dir_of(Path(str(self.checkpoint))) / runs.REPORT
+            if step == limit and finished.exists():
+                raise SettingsError(
+                    f"trainer.max_steps: found {limit:,}, where this run has ended; to train on, raise it, "
+                    "and model.lr_decay_steps with it"
+                )
 
     def after_instantiate_classes(self) -> None:
         """Check the data before Lightning loads weights of perhaps another size; start the other processes, if any."""
@@ -170,7 +176,8 @@ class CLI(LightningCLI):
         config = self.config[self.command]
         self.run_dir = ranks.by_first(self.trainer, self._run_dir)
         checkpoints = Checkpoints(self.run_dir)
-        self.trainer.callbacks.append(checkpoints)  # type: ignore[attr-defined]  # public, but not declared
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # public, but not declared
+        callbacks.append(checkpoints)
         if config["trainer"]["logger"]:
             # What a killed run has logged after its last checkpoint comes again.
             purge_step = self.content["global_step"] + 1 if self.content else None
@@ -178,15 +185,13 @@ class CLI(LightningCLI):
                 self.run_dir, name="", version="", default_hp_metric=False, purge_step=purge_step
             )
             extras = TensorBoardExtras(self.trainer.tensorboard_extras, checkpoints)
-            self.trainer.callbacks.append(extras)  # type: ignore[attr-defined]
-        self.trainer.callbacks.append(StopOnSignal(checkpoints))  # type: ignore[attr-defined]
+            callbacks.append(extras)
+        callbacks.append(StopOnSignal(checkpoints))
         self.trainer.set_threads(self.datamodule.settings["batch_size"], self.model.network.count_weights())
         if self.trainer.is_global_zero:
             print(self._summary(), flush=True)
-        start = time.perf_counter()
         with self._blaming_the_checkpoint():
             self.trainer.fit(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
-        seconds = time.perf_counter() - start
         if self.trainer.is_global_zero:
             # A checkpoint that was moved away from its run may have nothing left to train.
             best = checkpoints.best if checkpoints.best.exists() else Path(str(self.checkpoint))
@@ -194,7 +199,7 @@ class CLI(LightningCLI):
                 best,
                 self.model,
                 self.datamodule,
-                seconds=seconds,
+                seconds=checkpoints.seconds,
                 first_step=self.content["global_step"] if self.content else 0,
                 steps=self.trainer.global_step,
                 with_test=config["report_test"],
@@ -256,5 +261,5 @@ class CLI(LightningCLI):
 def run(args: list[str]) -> None:
     """Run one of LightningCLI's commands; `args` starts with its name."""
     silence()
-    with ranks.losses_reported():
+    with ranks.losses_reported(), sigterm_reported():
         CLI([args[0], *configs_first(args[1:])])

@@ -19,6 +19,7 @@ from mlp_lm.files import write_text
 from mlp_lm.parsing import configs_first, flag_values
 from mlp_lm.training import runs
 from mlp_lm.training.datamodule import TextDataModule
+from mlp_lm.training.interrupt import sigterm_reported
 from mlp_lm.training.lightning_cli import CLI
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.quiet import silence
@@ -194,4 +195,5 @@ def _marked_rates(test: RangeTest) -> dict[str, float]:
 def run(args: list[str]) -> None:
     """Run the command; `args` starts with its name as typed."""
     silence()
-    LrFindCLI(["lr_find", *configs_first(args[1:])])
+    with sigterm_reported():
+        LrFindCLI(["lr_find", *configs_first(args[1:])])

@@ -166,8 +166,9 @@ class MLPModule(LightningModule):
         process would find, and so is the mean of the gradients, which `manual_backward` takes.
         """
         set_learning_rate(optimizer, rate)
-        # Each process drops units of its own, as a function of (seed, step): a resumed run drops the same.
-        torch.manual_seed(random.Random(f"{self._dropout_seed}/{step}/{self.global_rank}").getrandbits(32))
+        if self.settings["dropout"]:
+            # Each process drops units of its own, as a function of (seed, step): a resumed run drops the same.
+            torch.manual_seed(random.Random(f"{self._dropout_seed}/{step}/{self.global_rank}").getrandbits(32))
         nats = F.cross_entropy(self.network(contexts), targets, reduction="sum")  # (b, T) -> (b, V) -> ()
         loss = nats * (self.trainer.world_size / batch_size)
         optimizer.zero_grad()
@@ -186,14 +187,21 @@ class MLPModule(LightningModule):
     def _log_training(self) -> None:
         """Log the mean loss over the steps since the last log point, and the learning rate."""
         self._gather_losses()
-        # One step after the other, so that the sum does not depend on K.
-        losses = torch.cat([chunk for chunk, _ in self._since_log]).double()
-        sizes = torch.cat([torch.full_like(chunk, size) for chunk, size in self._since_log])
-        loss = ((losses * sizes).sum() / sizes.sum()).item()
+        losses, sizes = self._losses_since_log()
+        loss = ((losses.double() * sizes).sum() / sizes.sum()).item()
         if not math.isfinite(loss):
             self.check_losses()
         self._since_log.clear()
         self._log({"train/loss": loss, "lr": self.learning_rate(self.global_step - 1)})
+
+    def _losses_since_log(self) -> tuple[Tensor, Tensor]:
+        """Mean losses (S,) and batch sizes (S,) of the steps since the last log point.
+
+        One step after the other, so that their sum does not depend on K.
+        """
+        none = torch.zeros(0, device=self.device)
+        losses = torch.cat([none, *(chunk for chunk, _ in self._since_log)])
+        return losses, torch.cat([none, *(torch.full_like(chunk, size) for chunk, size in self._since_log)])
 
     def _gather_losses(self) -> None:
         """Of several processes, give all the mean of their losses since the last log point: that of whole batches."""
@@ -205,8 +213,8 @@ class MLPModule(LightningModule):
     def check_losses(self) -> None:
         """Raise TrainingError where a loss since the last log point is no number."""
         self._gather_losses()
-        losses = [loss for chunk, _ in self._since_log for loss in chunk.tolist()]
-        for step, loss in enumerate(losses, start=self.global_step - len(losses)):
+        losses, _ = self._losses_since_log()
+        for step, loss in enumerate(losses.tolist(), start=self.global_step - len(losses)):
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"train loss is {loss} at step {step + 1:,}, where the learning rate is "
@@ -266,7 +274,7 @@ class MLPModule(LightningModule):
             "format_version": FORMAT_VERSION,
             "model": dict(self.settings),
             "trainer": cast(Trainer, self.trainer).settings,
-            "since_log": [(losses.cpu(), size) for losses, size in self._since_log],
+            "since_log": [part.cpu() for part in self._losses_since_log()],
             "random_state": torch.get_rng_state(),  # dropout goes on where it was
             "cuda_random_state": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -277,6 +285,7 @@ class MLPModule(LightningModule):
         self.network.to(checkpoint["state_dict"]["network.output.bias"].dtype)
         torch.set_rng_state(checkpoint[KEY]["random_state"])
         device = self.trainer.strategy.root_device  # the module itself has not been moved there yet
-        self._since_log = [(losses.to(device), size) for losses, size in checkpoint[KEY].get("since_log", [])]
+        losses, sizes = (part.to(device) for part in checkpoint[KEY]["since_log"])
+        self._since_log = [(loss, int(size)) for loss, size in zip(losses.unsqueeze(1), sizes, strict=True)]
         if device.type == "cuda" and checkpoint[KEY]["cuda_random_state"] is not None:
             torch.cuda.set_rng_state(checkpoint[KEY]["cuda_random_state"], device)

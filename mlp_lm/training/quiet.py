@@ -16,6 +16,7 @@ MESSAGES = {
     "Restored all states from the checkpoint at": "the user has just typed that path",
     "Loaded model weights from the checkpoint at": "the user has just typed that path",
     "Detected KeyboardInterrupt": "the user has just pressed Ctrl-C",
+    "Received SIGTERM": "the last line says it",
     "Initializing distributed:": "the first line of a fit says how many processes there are",
     "-" * 100 + "\ndistributed_backend=": "the first line of a fit says how many processes there are",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -45,6 +46,8 @@ def start(trainer: Trainer) -> None:
     """
     if trainer.world_size == 1 or trainer.strategy.launcher is None:
         return
+    if trainer.num_nodes > 1:
+        print(f"waiting for {trainer.world_size} processes on {trainer.num_nodes} nodes", file=sys.stderr)
     try:
         trainer.strategy.launcher.launch(trainer.strategy.setup_environment)
     except (ValueError, RuntimeError) as error:

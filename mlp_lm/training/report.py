@@ -14,6 +14,7 @@ from mlp_lm import __version__
 from mlp_lm.models.checkpoint import load
 from mlp_lm.models.metrics import evaluate
 from mlp_lm.text.corpus import SPLITS, find
+from mlp_lm.text.vocab import printable
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 
@@ -56,6 +57,7 @@ def build_report(
             }
     return {
         "losses": losses,
+        "vocab_size": data.vocab_size,
         "weights": module.network.count_weights(),
         "windows": {split: len(getattr(data.corpus, split)) for split in SPLITS},
         "device": str(module.device),
@@ -89,6 +91,11 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
         lines.append(
             f"  {split:<4}{loss['nats_per_token']:>12.4f}{loss['perplexity']:>12.3f}{loss['bits_per_token']:>12.4f}"
         )
+    if report["losses"]["dev"]["perplexity"] >= report["vocab_size"]:
+        lines.append(
+            f"  dev is no better than guessing evenly among {report['vocab_size']} tokens: the network has diverged or "
+            "learnt train by heart. What helps: more text, fewer steps, a smaller network; or counts (ngram)"
+        )
     samples = [f"{s['text']}*" if s["where"] == "train" else s["text"] for s in report["samples"]]
     starred = " (* stands in train)" if any(s["where"] == "train" for s in report["samples"]) else ""
     file = shlex.quote(str(checkpoint))
@@ -96,7 +103,7 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
     items = shlex.quote(str(find(data["path"]) if data["dev_path"] is None else data["dev_path"]))
     lines += [
         f"generated{starred}:",
-        *(f"  {sample}" for sample in samples),
+        *(f"  {printable(sample)}" for sample in samples),
         "next:",
         f"  tensorboard --logdir {shlex.quote(str(run_dir))}",
         f"  python -m mlp_lm sample {file}",

@@ -28,7 +28,7 @@ MOST_LABEL_IMAGES = 1000  # beyond it, the projector shows points, with their la
 
 class TensorBoardExtras(Callback):
     """Writes, each where it is wanted, at the start `layout`, `config` and `hparams`; at each validation `histograms`
-    and `samples`; at the end `embedding_map` and `projector`, and the lowest dev loss for the hparams tab."""
+    and `samples`; at the end `embedding_map` and `projector`."""
 
     def __init__(self, wanted: Collection[str], checkpoints: Checkpoints) -> None:
         """`wanted`: some of the names above; `checkpoints` know the lowest dev loss and the run's folder."""
@@ -49,7 +49,7 @@ class TensorBoardExtras(Callback):
             settings = {f"data.{name}": value for name, value in data.settings.items()}
             settings |= {f"model.{name}": value for name, value in module.settings.items()}
             settings["trainer.max_steps"] = trainer.max_steps
-            best = {"hp/dev_loss": self.checkpoints.best_dev_loss}
+            best = {"hp/dev_loss": self.checkpoints.best_dev_loss}  # infinite until the first validation
             settings = {name: value for name, value in settings.items() if value is not None}
             cast(TensorBoardLogger, trainer.logger).log_hyperparams(settings, best, trainer.global_step)
 
@@ -62,6 +62,8 @@ class TensorBoardExtras(Callback):
             self._show(_writer(trainer), trainer.global_step, data, module)
 
     def _show(self, writer: SummaryWriter, step: int, data: TextDataModule, module: MLPModule) -> None:
+        if "hparams" in self.wanted:
+            writer.add_scalar("hp/dev_loss", self.checkpoints.best_dev_loss, step)
         if "histograms" in self.wanted:
             for name, weights in module.network.named_parameters():
                 writer.add_histogram(f"weights/{name}", _thinned(weights), step)
@@ -91,8 +93,6 @@ class TensorBoardExtras(Callback):
             few = len(labels) <= MOST_LABEL_IMAGES
             images = torch.from_numpy(figures.label_images(labels)) / 255 if few else None
             writer.add_embedding(table, labels, images, tag="embedding", global_step=step)
-        if "hparams" in self.wanted:
-            writer.add_scalar("hp/dev_loss", self.checkpoints.best_dev_loss, step)
 
     def _language_model(self, module: MLPModule, data: TextDataModule) -> LanguageModel:
         def log_probs(contexts: Tensor) -> Tensor:
@@ -120,8 +120,8 @@ def _writer(trainer: Trainer) -> SummaryWriter:
 
 
 def _thinned(values: Tensor) -> Tensor:
-    """At most `MOST_VALUES` of all values, evenly chosen."""
-    return values.flatten()[:: -(-values.numel() // MOST_VALUES)]
+    """At most `MOST_VALUES` of all values, evenly chosen, and within what a histogram of TensorBoard can hold."""
+    return values.flatten()[:: -(-values.numel() // MOST_VALUES)].clamp(-1e19, 1e19)
 
 
 def _verbatim(lines: list[str]) -> str:

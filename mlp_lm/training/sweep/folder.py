@@ -7,6 +7,7 @@ folder, and no run is taken for another.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ class SweepFolder:
             if names <= {LOCK}:
                 return {}
             index = json.loads((path / INDEX).read_text(encoding="utf-8"))
-            if not isinstance(index, dict) or any(Path(name).name != name for name in index):
+            if not isinstance(index, dict) or not all(re.fullmatch(r"[\w+=-][\w.+=,-]*", name) for name in index):
                 raise ValueError("not what write_index writes")
             return index
         except FileNotFoundError:
@@ -95,7 +96,13 @@ class SweepFolder:
         write_json(self.path / INDEX, self.index)
 
 
-def clear(run_dir: Path) -> None:
-    """Remove what a run has left that ended before it had a checkpoint that loads."""
-    if run_dir.exists():
-        shutil.rmtree(run_dir)
+def make_way(run_dir: Path) -> None:
+    """Remove a run that ended before its first checkpoint; rename one whose checkpoint does not load."""
+    if not last_checkpoint(run_dir).exists():
+        shutil.rmtree(run_dir, ignore_errors=True)
+    number = 0
+    while run_dir.exists():
+        number += 1
+        aside = run_dir.with_name(f"{run_dir.name},aside_{number}")
+        if not aside.exists():
+            run_dir.rename(aside)

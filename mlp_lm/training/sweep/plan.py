@@ -14,6 +14,7 @@ from mlp_lm.errors import SettingsError
 from mlp_lm.settings import check
 from mlp_lm.training.sweep.folder import SweepFolder, last_checkpoint
 from mlp_lm.training.sweep.grid import Point, short_names, show
+from mlp_lm.training.sweep.processes import OF_THEIR_OWN
 
 Described = Sequence[Mapping[str, Any]]  # of each point, `settings` and `identity`; see `points.describe`
 
@@ -60,7 +61,14 @@ def check_points(
 def _ask(request: dict[str, Any]) -> dict[str, Any]:
     """The `points.answer` to a request, from a process of its own: it takes Lightning."""
     command = [sys.executable, "-m", "mlp_lm.training.sweep.points"]
-    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run(
+        command,
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        start_new_session=OF_THEIR_OWN,  # Ctrl-C is for us, who note it
+    )
     if done.returncode:
         raise SettingsError(f"the settings could not be checked: {last_line(done.stderr)}")
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

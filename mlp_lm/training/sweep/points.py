@@ -59,6 +59,9 @@ class Points(CLI):
             raise SettingsError("; ".join(reversed(problems)))
         self.described = describe(points)
 
+    def after_instantiate_classes(self) -> None:
+        """Start no other processes."""
+
     def fit(self, **kwargs: Any) -> None:
         """The first run would start now; enough."""
 

@@ -113,8 +113,7 @@ def _figures(point: Sequence[Row]) -> list[str]:
     losses, report = _losses(point), done[0].report or {}
     deviation = _deviation(losses)
     loss = f"{_mean(losses):.4f}" + (f" ± {deviation:.4f}" if deviation is not None else "")
-    # The report of a continued run knows the time of its last part alone.
-    seconds = [row.report["seconds"] for row in done if row.report and not row.report["first_step"]]
+    seconds = [row.report["seconds"] for row in done if row.report]
     runs = str(len(done)) if len(done) == len(point) else f"{len(done)} of {len(point)}"
     return [loss, f"{report['weights']:,}", f"{mean(seconds):.1f}" if seconds else "", runs, ", ".join(done[0].samples)]
 
