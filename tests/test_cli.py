@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mlp_lm import __version__, load
 from mlp_lm.cli import COMMANDS, main
@@ -261,7 +262,7 @@ def test_a_checkpoint_of_other_data_or_another_network(
     assert "has other characters (with 'x' 'y' 'z')" in validate(f"--data.path={tmp_path / 'more.txt'}")
     assert "but split in another way (unique, split_seed)" in validate("--data.split_seed=1")
     (tmp_path / "other.txt").write_text(corpus_file.read_text().replace("a", "x"))
-    assert "the data lacks 'a'" in validate(f"--data.path={tmp_path / 'other.txt'}")
+    assert "(with 'x'; without 'a')" in validate(f"--data.path={tmp_path / 'other.txt'}")
 
 
 def test_a_continued_run(best: Path, run_dir: Path, capsys: Capture) -> None:
@@ -342,6 +343,8 @@ def test_a_folder_with_other_files_is_not_taken_for_a_run(
         (["--model.optimizer=sgd"], "found 'sgd', but the checkpoint has 'adamw' (its optimizer has a state); leave"),
         (["--model.decay_all=true"], "model.decay_all: found True"),
         (["--model.dropout=0.5", "--model.hidden_dim=8"], "model.hidden_dim: found 8, but the checkpoint has 16 (its"),
+        (["--trainer.precision=64-true"], "trainer.precision: found '64-true', but the checkpoint has '32-true'"),
+        ([], "trainer.max_steps: found 12, where this run has ended; to train on, raise it, and model.lr_decay_steps"),
         (["--data.batch_size=32"], "64 (its place in the data is counted in batches of that size); leave it out"),
         (["--data.split_seed=1"], "data.split_seed: found 1, but the checkpoint has 42 (its split follows from it)"),
         (["--seed_everything=1"], "seed_everything: found 1"),
@@ -368,3 +371,21 @@ def test_ctrl_c_ends_any_command_with_130_and_without_a_word(
     assert main(["test", f"--ckpt_path={best}"]) == 130
     signal.signal(signal.SIGINT, handler)
     assert capsys.readouterr() == ("", "")
+
+
+def test_counts_are_not_what_a_mixture_wants_as_its_network(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["ngram", str(corpus_file), "--orders=1", f"--save={tmp_path / 'counts.npz'}"]) == 0
+    capsys.readouterr()
+    message = error_of(["ngram", f"--mix={tmp_path / 'counts.npz'}"], capsys)
+    assert "a file of counts; expected the checkpoint of a network (.ckpt)" in message
+
+
+def test_sigterm_in_an_evaluation_is_no_success(
+    best: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def end(*_: object) -> None:
+        raise SIGTERMException  # as Lightning does, whose exit code would be 0
+
+    monkeypatch.setattr(MLPModule, "on_test_epoch_end", end)
+    assert main(["test", f"--ckpt_path={best}"]) == 143
+    assert capfd.readouterr().err == "mlp_lm test: SIGTERM: ended\n"

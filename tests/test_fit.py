@@ -312,3 +312,12 @@ def test_runs_are_numbered_under_the_name_of_their_config(
 def test_other_networks_and_optimizers_train(corpus_file: Path, tmp_path: Path, flags: list[str]) -> None:
     run = fit(corpus_file, tmp_path / "run", *flags, "--trainer.precision=64-true", "--trainer.logger=false")
     assert load(run / "checkpoints" / "best.ckpt").sample(3, seed=1)
+
+
+def test_a_network_that_is_worse_than_guessing_says_so(
+    corpus_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fit(corpus_file, tmp_path / "good")
+    assert "guessing" not in capfd.readouterr().out
+    fit(corpus_file, tmp_path / "bad", *DIVERGING, "--model.learning_rate=30", "--trainer.val_check_interval=12")
+    assert "dev is no better than guessing evenly among 10 tokens" in capfd.readouterr().out

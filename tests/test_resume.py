@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from mlp_lm.cli import main
 from mlp_lm.training.callbacks import Checkpoints
@@ -67,6 +68,10 @@ def assert_equal(one: Any, other: Any) -> None:
             assert_equal(a, b)
     else:
         assert one == other
+
+
+def step_of(path: Path) -> int:
+    return int(torch.load(path, weights_only=True)["global_step"])
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -146,8 +151,8 @@ def test_a_signal_saves_last_ckpt_alone_and_says_how_to_continue(
     last = folder / "checkpoints" / "last.ckpt"
     command = f"python -m mlp_lm fit --ckpt_path {last}"
     assert capfd.readouterr().err == f"mlp_lm fit: {signum.name} at step 8: saved {last}; continue with: {command}\n"
-    assert torch.load(last, weights_only=True)["global_step"] == 8
-    assert torch.load(last.with_name("best.ckpt"), weights_only=True)["global_step"] == 5
+    assert step_of(last) == 8
+    assert step_of(last.with_name("best.ckpt")) == 5
     assert signal.getsignal(signum) == before
     assert not (folder / "report.json").exists()
 
@@ -161,3 +166,42 @@ def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert called == []
     stop._note(signal.SIGINT, None)
     assert called == [(signal.SIGINT, signal.SIG_DFL), (signal.SIGINT,)]  # the system ends it
+
+
+def test_the_losses_of_many_calls_without_a_log_point_stay_small_in_a_checkpoint(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(55, signal.SIGTERM, monkeypatch)
+    flags = ["--trainer.log_every_n_steps=1000", "--data.steps_per_execution=1", "--trainer.max_steps=60"]
+    folder = fit(corpus_file, tmp_path / "run", *flags, expected=143)
+    content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert [part.shape for part in content["mlp_lm"]["since_log"]] == [(56,), (56,)]
+
+
+def test_a_run_that_goes_on_is_not_finished_and_its_config_is_the_one_it_goes_on_with(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fit(corpus_file, tmp_path / "run", "--model.lr_schedule=constant")
+    seconds = json.loads((folder / "report.json").read_text())["seconds"]
+    last = f"--ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
+    with monkeypatch.context() as patch:
+        stop_at(15, signal.SIGTERM, patch)
+        assert main(["fit", last, "--trainer.max_steps=40"]) == 143
+    assert not (folder / "report.json").exists()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["trainer"]["max_steps"] == 40 and config["ckpt_path"] is None
+    assert main(["fit", last]) == 0
+    assert json.loads((folder / "report.json").read_text())["seconds"] > seconds
+
+
+def test_weights_that_are_no_numbers_are_never_saved(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def overflow(module: MLPModule) -> None:
+        module.network.get_parameter("hidden.0.bias").data.fill_(torch.inf)  # tanh is 1, and the loss a number
+
+    monkeypatch.setattr(MLPModule, "on_validation_epoch_start", overflow)
+    folder = fit(corpus_file, tmp_path / "run", expected=2)
+    assert "or a weight no number, at step 5" in capfd.readouterr().err
+    assert step_of(folder / "checkpoints" / "last.ckpt") == 0
+    assert not (folder / "checkpoints" / "best.ckpt").exists()

@@ -342,3 +342,24 @@ def test_a_real_sweep(corpus_file: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert "2 of 2 runs have finished before" in capfd.readouterr().err
     assert main(["sweep", "--vary=model.hiden_dim=3"]) == 2
     assert re.search("did you mean model.hidden_dim", capfd.readouterr().err)
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize("name", ["..", "", ".hidden", "a/b", "/etc"])
+def test_a_sweep_takes_no_name_but_its_own_from_its_file(name: str, capsys: Capture) -> None:
+    assert main([*SWEEP, "data.context_size=2,3"]) == 0
+    index = json.loads(Path("s/sweep.json").read_text())
+    Path("s/sweep.json").write_text(json.dumps({name: next(iter(index.values()))}))
+    assert main([*SWEEP, "data.context_size=2,3"]) == 2
+    assert "sweep.json: damaged" in capsys.readouterr().err
+    assert Path("s/context_size=2,seed=5/report.json").exists()
+
+
+@pytest.mark.usefixtures("workplace")
+def test_checking_the_points_starts_no_processes_for_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: object) -> None:
+        raise AssertionError("started")
+
+    monkeypatch.setattr("mlp_lm.training.ranks.start", start)
+    flags = ["data.context_size=2", "--vary=trainer.devices=2", "--vary=trainer.accelerator=cpu", "--seeds=2"]
+    assert main([*SWEEP, *flags]) == 0

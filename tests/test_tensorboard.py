@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from mlp_lm import load
+from mlp_lm.training import tensorboard
 from tests.conftest import ROOT, fit
 
 EXTRAS = ("layout", "config", "hparams", "histograms", "samples", "embedding_map", "projector")
@@ -71,6 +73,11 @@ def test_the_hparams_tab_ends_with_the_lowest_dev_loss(run_dir: Path) -> None:
 def test_the_embedding_map_is_a_picture(run_dir: Path) -> None:
     (image,) = events_of(run_dir).Images("embedding map")
     assert image.step == 12 and image.width > 300 and image.encoded_image_string.startswith(b"\x89PNG")
+
+
+def test_a_histogram_holds_large_but_finite_weights_and_not_too_many() -> None:
+    values = tensorboard._thinned(torch.full((1000, 1000), -1e30))
+    assert len(values) == tensorboard.MOST_VALUES and values.min() > -1e20  # where the last of its bins ends
 
 
 def test_each_can_be_turned_off(corpus_file: Path, tmp_path: Path) -> None:

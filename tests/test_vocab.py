@@ -7,7 +7,7 @@ import re
 import pytest
 
 from mlp_lm.errors import DataError
-from mlp_lm.text.vocab import BOUNDARY, Vocab
+from mlp_lm.text.vocab import BOUNDARY, Vocab, printable
 
 
 def test_ids_are_the_places_of_the_sorted_tokens_after_the_boundary() -> None:
@@ -81,3 +81,7 @@ def test_windows_of_two_items() -> None:
 
 def test_an_empty_item_has_one_window() -> None:
     assert Vocab.build("ab").windows("", 2) == [([0, 0], 0)]
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped() -> None:
+    assert printable("zo\u00eb \x1b[31m\x00\u200b") == "zoë \\x1b[31m\\x00\\u200b"
