@@ -101,6 +101,7 @@ def ngram(
         checkpoint.check_same_data(mix, content[checkpoint.DATA_KEY], corpus)
     models, rows = _table(corpus, numbers, smoothing)
     best = min(range(len(rows)), key=lambda i: rows[i].dev)
+    print(f"best on dev: order {rows[best].order}")
     report: dict[str, Any] = {"data": data, "smoothing": smoothing, "orders": [asdict(row) for row in rows]}
     mixture = None
     if content is not None and mix is not None:
@@ -152,10 +153,13 @@ def _table(corpus: Corpus, orders: list[int], smoothing: Smoothing) -> tuple[lis
         row = Row(order, vocab_size ** (order - 1), seen, model.count_parameters(), train, dev, seconds, remark)
         print(
             f"{order:>5}{_wide(row.contexts_possible):>19}{seen:>11,}{row.parameters:>12,}{train:>8.4f}{np.exp(train):>8.3f}"
-            f"{dev:>8.4f}{np.exp(dev):>8.3f}{seconds:>9.2f}  {remark}".rstrip()
+            f"{dev:>8.4f}{np.exp(dev):>8.3f}{seconds:>9.2f}"
         )
         models.append(model)
         rows.append(row)
+    for row in rows:
+        if row.remark:
+            print(f"order {row.order}: {row.remark}")
     return models, rows
 
 
@@ -168,7 +172,8 @@ def _smooth(counts: Sequence[Counts], corpus: Corpus, smoothing: Smoothing) -> t
     if smoothing == "mkn":
         levels, fallbacks = modified_kneser_ney(counts)
         named = ", ".join(map(str, fallbacks))
-        return levels, f"discounts 0.5, 1, 1.5 at level {named}: too few counts" if fallbacks else ""
+        where = "the 1-grams" if fallbacks == [1] else f"the n-grams of order {named}"
+        return levels, f"too few counts to estimate the discounts of {where}: 0.5, 1, 1.5" if fallbacks else ""
     if smoothing == "interpolated":
         return witten_bell(counts), ""
     if smoothing == "none":
