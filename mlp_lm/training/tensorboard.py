@@ -21,8 +21,6 @@ from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 
 NUM_SAMPLES = 20
-# Of a histogram; TensorBoard shows 30, and the usual ones end at 1e20.
-BINS = 60
 MOST_VALUES = (
     10_000  # of a histogram. For more, numpy wakes a thread that spins on long after, beside those of training
 )
@@ -70,10 +68,10 @@ class TensorBoardExtras(Callback):
             writer.add_scalar("hp/dev_loss", self.checkpoints.best_dev_loss, step)
         if "histograms" in self.wanted:
             for name, weights in module.network.named_parameters():
-                writer.add_histogram(f"weights/{name}", _thinned(weights), step, BINS)
+                writer.add_histogram(f"weights/{name}", _thinned(weights), step)
             contexts, _ = data.windows("dev")[:NUM_WINDOWS]
             for i, h in enumerate(module.network.activations(contexts.to(module.device))):
-                writer.add_histogram(f"activations/hidden.{i}", _thinned(h), step, BINS)
+                writer.add_histogram(f"activations/hidden.{i}", _thinned(h), step)
                 writer.add_scalar(f"saturated/hidden.{i}", (h.abs() > SATURATED).float().mean(), step)
         if "samples" in self.wanted:
             model = self._language_model(module, data)
@@ -124,8 +122,8 @@ def _writer(trainer: Trainer) -> SummaryWriter:
 
 
 def _thinned(values: Tensor) -> Tensor:
-    """At most `MOST_VALUES` of all values, evenly chosen."""
-    return values.flatten()[:: -(-values.numel() // MOST_VALUES)]
+    """At most `MOST_VALUES` of all values, evenly chosen, and within a histogram's bins, which end at 1e20."""
+    return values.flatten()[:: -(-values.numel() // MOST_VALUES)].clamp(-1e19, 1e19)
 
 
 def _verbatim(lines: list[str]) -> str:
