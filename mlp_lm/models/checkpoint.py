@@ -85,6 +85,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if not all(isinstance(part, dict) for part in (ours.get("model"), data.get("settings"), content.get("state_dict"))):
         raise CheckpointError(f"{path}: damaged; settings or weights are missing")
+    ours.setdefault("since_log", [torch.zeros(0), torch.zeros(0)])  # the first checkpoints of format 1 have none
     try:
         check_ranges({name: value for name, value in settings(content).items() if name != "seed_everything"})
         wrong = _wrong_parts(content)

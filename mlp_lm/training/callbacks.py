@@ -97,7 +97,7 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the lowest dev loss of the run that goes on, unless its best.ckpt was left behind elsewhere."""
-        self._seconds_before = state_dict["seconds"]
+        self._seconds_before = state_dict.get("seconds", 0.0)
         if self.best.exists():
             self.best_dev_loss = state_dict["best_dev_loss"]
 
