@@ -202,7 +202,7 @@ def check_same_data(path: str | os.PathLike[str], data: Mapping[str, Any], corpu
         what = "has the same items, but split in another way (unique, split_seed)"
     else:
         what = "has other items"
-    source = data["settings"]["train_path"] or data["settings"]["path"]
+    source = data["settings"].get("train_path") or data["settings"].get("path")
     raise CheckpointError(f"{path}: the data {what} than the checkpoint was trained with, which was {source}")
 
 
