@@ -1,7 +1,7 @@
 """A count model, or the mixture of one with a network, as a `.npz` file: plain arrays, nothing that could run.
 
-header              JSON text: format_version, vocab, longest_item, fingerprint, smoothing; for a mixture also its
-                    weight, and context_size and settings of the network
+header              JSON text: format_version, vocab, order, longest_item; for a mixture also its weight, and
+                    context_size and settings of the network
 level<k>_keys, level<k>_probs, level<k>_backoff      see `ngram.Level`
 item_hashes_train, item_hashes_dev, item_hashes_test absent beyond a million items
 network_<name>      weights of a mixture's network

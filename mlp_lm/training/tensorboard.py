@@ -21,9 +21,8 @@ from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 
 NUM_SAMPLES = 20
-MOST_VALUES = (
-    10_000  # of a histogram. For more, numpy wakes a thread that spins on long after, beside those of training
-)
+# Of a histogram. For more, numpy wakes a thread that spins on long after, beside those of training.
+MOST_VALUES = 10_000
 NUM_WINDOWS = 256  # of dev, whose tanh activations are counted
 MOST_LABEL_IMAGES = 1000  # beyond it, the projector shows points, with their labels where the mouse is
 
@@ -35,6 +34,7 @@ class TensorBoardExtras(Callback):
     def __init__(self, wanted: Collection[str], checkpoints: Checkpoints) -> None:
         """`wanted`: some of the names above; `checkpoints` know the lowest dev loss and the run's folder."""
         self.wanted, self.checkpoints = wanted, checkpoints
+        self._known_items: KnownItems | None = None  # made once: a set of all items of the corpus
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What does not change during training."""
@@ -100,10 +100,10 @@ class TensorBoardExtras(Callback):
         def log_probs(contexts: Tensor) -> Tensor:
             return module.network.log_probs(contexts.to(module.device)).cpu()
 
-        hashes = data.facts["item_hashes"]
-        known = None if hashes is None else KnownItems(hashes)
+        if self._known_items is None and data.facts["item_hashes"] is not None:
+            self._known_items = KnownItems(data.facts["item_hashes"])
         vocab, context_size = data.corpus.vocab, data.settings["context_size"]
-        return LanguageModel(vocab, context_size, log_probs, data.facts["longest_item"], known)
+        return LanguageModel(vocab, context_size, log_probs, data.facts["longest_item"], self._known_items)
 
 
 @contextmanager
