@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -12,6 +11,7 @@ from typing import NamedTuple, NoReturn
 
 from mlp_lm import __version__
 from mlp_lm.errors import Interrupted, LostProcessError, MlpLmError
+from mlp_lm.text.vocab import printable
 
 
 class Command(NamedTuple):
@@ -125,8 +125,6 @@ def is_out_of_memory(error: Exception) -> bool:
 def _fail(args: list[str], message: str) -> int:
     """Print one line, whatever is quoted in it and however long that is. Returns the exit code."""
     name = f" {args[0]}" if args and args[0] in COMMANDS else ""
-    from mlp_lm.text.vocab import printable
-
     text = printable(" ".join(message.split()))
     if len(text) > MAX_MESSAGE:  # what to do stands at the end
         text = f"{text[: MAX_MESSAGE // 2]} … {text[-MAX_MESSAGE // 2 :]}"
@@ -140,8 +138,9 @@ def _dispatch(args: list[str]) -> None:
     elif args[0] == "--version":
         print(f"mlp_lm {__version__}")
     elif args[0] not in COMMANDS:
-        close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        from mlp_lm.parsing import did_you_mean  # here and below: the help text needs no jsonargparse
+
+        hint = did_you_mean(args[0], COMMANDS)
         raise MlpLmError(f"unknown command {args[0]!r}, expected one of {', '.join(COMMANDS)}{hint}")
     elif any("\0" in arg for arg in args):
         raise MlpLmError("an argument has a NUL character in it, which no file name or number can have")

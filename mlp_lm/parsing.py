@@ -44,6 +44,7 @@ class OneLineErrors(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise SettingsError with jsonargparse's `message`, shortened, and the known name nearest to a wrong one."""
+        message = message.replace("Unrecognized arguments", "unrecognized arguments")  # the case depends on its version
         raise SettingsError(_one_line(message) + self._suggestion(message)) from ex
 
     def _suggestion(self, message: str) -> str:
@@ -51,18 +52,16 @@ class OneLineErrors(ArgumentParser):
         if not wrong:
             return ""
         name = next(filter(None, wrong.groups())).replace("-", "_")
-        near = closest(name, _options(self))
-        dashes = "--" if "unrecognized" in message else ""
-        return f"; did you mean {dashes}{near}?" if near and near != name else ""
+        return did_you_mean(name, _options(self), "--" if "unrecognized" in message else "")
 
 
-def closest(name: str, names: Collection[str]) -> str | None:
-    """The one of `names`, dotted ones too, that is most like `name`."""
+def did_you_mean(name: str, names: Collection[str], dashes: str = "") -> str:
+    """`; did you mean …?` with the one of `names`, dotted ones too, that is most like `name`; nothing where none is."""
     by_last_part = {known.split(".")[-1]: known for known in names}  # a section may be wrong, too
-    close = difflib.get_close_matches(name, names, n=1) or [
+    near = difflib.get_close_matches(name, names, n=1) or [
         by_last_part[part] for part in difflib.get_close_matches(name.split(".")[-1], by_last_part, n=1)
     ]
-    return close[0] if close else None
+    return f"; did you mean {dashes}{near[0]}?" if near and near[0] != name else ""
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:

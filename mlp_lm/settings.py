@@ -108,6 +108,7 @@ RANGES: dict[str, Range | Choice | Text] = {
     "model.lr_drop_at": Range(0, 1),
     "model.lr_end_factor": Range(0, 1),
     "trainer.max_steps": COUNT,
+    "trainer.devices": Range(1, 1024, whole=True),  # of one machine, where they are a number
     "trainer.num_nodes": Range(1, 10_000, whole=True),
     "trainer.num_threads": Range(1, 1024, whole=True, optional=True),
     "trainer.val_check_interval": COUNT,
@@ -179,7 +180,6 @@ RUN = SHAPE | {
     "model.dropout": "one run is trained in one way",
     "trainer.precision": "one run is trained in one way",
 }
-OF_LR_FIND = ("min", "max", "steps")
 
 
 def check_unchanged(settings: Settings, trained_with: Settings, fixed: Mapping[str, str]) -> None:

@@ -15,7 +15,7 @@ from mlp_lm.text.vocab import Vocab
 BAR_WIDTH = 50
 SHOWN_CHARACTERS, SHOWN_ODD = 100, 20  # --json has all of them
 
-Windows = list[tuple[list[str], str]]
+ShownWindows = list[tuple[list[str], str]]
 
 
 def inspect(
@@ -43,7 +43,7 @@ def inspect(
         write_json(json, _as_json(path, found, split_seed, windows))
 
 
-def _windows(path: str, item: str, vocab: Vocab, context_size: int) -> Windows:
+def _windows(path: str, item: str, vocab: Vocab, context_size: int) -> ShownWindows:
     if unknown := vocab.unknown(tokenize(item)):
         raise DataError(f"item: {item!r} has unknown {', '.join(map(repr, unknown))}; {path} has {vocab.describe()}")
     return windows_of(item, vocab, context_size)
@@ -110,14 +110,14 @@ def _repeat_lines(found: Statistics) -> Iterator[str]:
         yield f"with --data.unique false, {share} stand in train too"
 
 
-def _window_lines(windows: Windows) -> list[str]:
+def _window_lines(windows: ShownWindows) -> list[str]:
     """Every window as `... -> e`."""
     wide = any(len(token) > 1 for context, _ in windows for token in context)  # words would run together
     lines = [f"{(' ' if wide else '').join(context)} -> {target}" for context, target in windows]
     return ["", *lines] if lines else []
 
 
-def _as_json(path: str, found: Statistics, split_seed: int, windows: Windows | None) -> dict[str, Any]:
+def _as_json(path: str, found: Statistics, split_seed: int, windows: ShownWindows | None) -> dict[str, Any]:
     total = sum(found.characters.values())
     return {
         "path": path,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +15,9 @@ from mlp_lm.files import PICTURES, check_outputs
 from mlp_lm.models import checkpoint
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.network import SATURATED
+from mlp_lm.models.untrusted import UNFIT
 from mlp_lm.models.views import activation_shares, next_token_probs
+from mlp_lm.parsing import did_you_mean
 from mlp_lm.text.corpus import corpus_of
 from mlp_lm.text.windows import Windows, eval_batch_size
 from mlp_lm.training.curves import read_curves
@@ -69,8 +70,7 @@ def _chosen(what: str | None) -> list[str]:
     names = list(dict.fromkeys(what.split(",")))
     for name in names:
         if name not in PLOTS:
-            close = difflib.get_close_matches(name.replace("-", "_"), PLOTS, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(name.replace("-", "_"), PLOTS)
             raise SettingsError(f"what: found {name!r}, expected some of {', '.join(PLOTS)}, separated by commas{hint}")
     return names
 
@@ -119,7 +119,7 @@ def _activations(path: Path, model: LanguageModel) -> Panel:
         problem = str(error).partition("; ")[0]
         others = ",".join(name for name in PLOTS if name != "activations")
         raise DataError(f"{path}: activations need its corpus: {problem}; --what {others} does without") from error
-    except checkpoint.UNFIT as error:
+    except UNFIT as error:
         raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error
     checkpoint.check_same_data(path, content[checkpoint.DATA_KEY], corpus)
     windows, batch_size = Windows(corpus.dev, model.context_size), eval_batch_size(len(model.vocab))

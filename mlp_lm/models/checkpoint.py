@@ -28,21 +28,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlp_lm.errors import CheckpointError, SettingsError
+from mlp_lm.errors import CheckpointError
 from mlp_lm.files import write_atomically
 from mlp_lm.models import count_file
 from mlp_lm.models.known_items import KnownItems, hash_items
 from mlp_lm.models.language_model import LanguageModel
-from mlp_lm.models.network import MLP
-from mlp_lm.models.untrusted import check_checkpoint
+from mlp_lm.models.network import MLP, SHAPE
+from mlp_lm.models.untrusted import UNFIT, check_checkpoint
 from mlp_lm.settings import COUNT, RUN, Range, check_ranges
 from mlp_lm.text.corpus import SPLITS, Corpus, stored_vocab
 
 FORMAT_VERSION = 1
 KEY, DATA_KEY = "mlp_lm", "TextDataModule"
-UNFIT = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, SettingsError)  # of wrong parts
 NETWORK_PREFIX = "network."
-NETWORK_SETTINGS = ("embedding_dim", "hidden_dim", "num_layers", "dropout")
 
 
 def write(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
@@ -182,7 +180,7 @@ def load_network(path: str | os.PathLike[str], content: dict[str, Any]) -> tuple
     try:
         model, data = content[KEY]["model"], content[DATA_KEY]
         context_size = data["settings"]["context_size"]
-        shape = {name: model[name] for name in NETWORK_SETTINGS}
+        shape = {name: model[name] for name in (*SHAPE, "dropout")}
         weights = {name.removeprefix(NETWORK_PREFIX): weight for name, weight in content["state_dict"].items()}
         return MLP.from_weights(weights, len(data["vocab"]), context_size, **shape), context_size
     except UNFIT as error:

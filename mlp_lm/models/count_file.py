@@ -17,19 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mlp_lm.errors import CheckpointError, SettingsError
+from mlp_lm.errors import CheckpointError
 from mlp_lm.files import write_atomically
 from mlp_lm.models.known_items import KnownItems
 from mlp_lm.models.language_model import LanguageModel, Mixture
-from mlp_lm.models.network import MLP
+from mlp_lm.models.network import MLP, SHAPE
 from mlp_lm.models.ngram import Level, NGramModel
-from mlp_lm.models.untrusted import check_zip
+from mlp_lm.models.untrusted import UNFIT, check_zip
 from mlp_lm.settings import COUNT
 from mlp_lm.text.corpus import SPLITS, stored_vocab
 from mlp_lm.text.vocab import Vocab
 
 FORMAT_VERSION = 1
-NETWORK_SETTINGS = ("embedding_dim", "hidden_dim", "num_layers")
 # Ours unpack to 1 to 6 times their size, and deflate packs zeros a thousandfold. A small file may always be large.
 MOST_UNPACKED, MOST_UNPACKED_RATIO = 2**26, 30
 
@@ -92,7 +91,7 @@ def load(path: str | os.PathLike[str]) -> LanguageModel:
         )
     try:
         return _unpack(header, arrays)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, SettingsError) as error:
+    except UNFIT as error:
         raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error
 
 
@@ -115,7 +114,7 @@ def _unpack(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Lang
     if "network" in header:
         prefix = "network_"
         weights = {n.removeprefix(prefix): torch.from_numpy(a) for n, a in arrays.items() if n.startswith(prefix)}
-        shape = {name: header["network"][name] for name in NETWORK_SETTINGS}
+        shape = {name: header["network"][name] for name in SHAPE}
         network = MLP.from_weights(weights, len(vocab), header["context_size"], **shape)
         if not 0 <= header["weight"] <= 1:
             raise ValueError("a weight of the mixture that is none")

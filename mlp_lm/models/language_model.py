@@ -31,6 +31,11 @@ class Sample:
     cut: bool  # it reached the maximal length without an end
     where: str | None  # "train", "dev or test" or "new"; None where it is not known, or the item not complete
 
+    @property
+    def shown(self) -> str:
+        """The text, with an ellipsis where it was cut."""
+        return f"{self.text}…" if self.cut else self.text
+
 
 @dataclass(frozen=True)
 class Score:

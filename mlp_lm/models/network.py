@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from mlp_lm.settings import check_section
 
 FLOATS = (torch.float32, torch.float64)
-
-
+SHAPE = ("embedding_dim", "hidden_dim", "num_layers")  # settings that, with V and T, fix the shapes of all weights
 SATURATED = 0.97  # the |h| beyond which less than 6 % of a gradient passes: tanh' = 1 - h²
 
 

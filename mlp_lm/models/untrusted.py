@@ -7,8 +7,9 @@ import pickletools
 import zipfile
 from typing import Any
 
-from mlp_lm.errors import CheckpointError
+from mlp_lm.errors import CheckpointError, SettingsError
 
+UNFIT = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, SettingsError)  # of wrong parts
 REBUILD_TENSOR = "torch._utils _rebuild_tensor_v2"
 STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 CLASSES = {"collections OrderedDict", REBUILD_TENSOR, *(f"torch {kind}Storage" for kind in STORAGES)}

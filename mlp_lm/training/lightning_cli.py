@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from mlp_lm.cli import COMMANDS, is_out_of_memory
 from mlp_lm.errors import CheckpointError, MlpLmError, SettingsError
 from mlp_lm.files import write_text
 from mlp_lm.models import checkpoint
+from mlp_lm.models.untrusted import UNFIT
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
-from mlp_lm.settings import OF_LR_FIND, RUN, SHAPE, check, check_unchanged
+from mlp_lm.settings import RUN, SHAPE, check, check_unchanged
 from mlp_lm.text.corpus import SPLITS
 from mlp_lm.training import ranks, runs
 from mlp_lm.training.callbacks import Checkpoints
@@ -33,7 +34,6 @@ from mlp_lm.training.trainer import Trainer
 # Arguments of Trainer's methods that are no flags: the path is described by our own, the rest is always the same.
 NO_FLAGS = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
 NEEDS_CHECKPOINT = {"validate", "test", "predict"}
-NEEDS_ONE_PROCESS = {"predict": "predict writes one file, in order, and", "lr_find": "lr-find"}
 
 
 class Parser(OneLineErrors, LightningArgumentParser):
@@ -56,6 +56,8 @@ class CLI(LightningCLI):
 
     module_class: type[MLPModule] = MLPModule
     trainer_class: type[Trainer] = Trainer
+    other_settings: tuple[str, ...] = ("seed_everything", "run_dir")  # that have a range, beside the three sections
+    needs_one_process: Mapping[str, str] = {"predict": "predict writes one file, in order, and"}
     trainer: Trainer
     model: MLPModule
     datamodule: TextDataModule
@@ -127,7 +129,7 @@ class CLI(LightningCLI):
             raise SettingsError("ckpt_path: found in a config, expected on the command line alone")
         settings = {f"{section}.{k}": v for section in ("data", "model", "trainer") for k, v in config[section].items()}
         del settings["model.context_size"]  # data.context_size says it already
-        settings |= {name: config[name] for name in ("seed_everything", "run_dir", *OF_LR_FIND) if name in config}
+        settings |= {name: config[name] for name in self.other_settings if name in config}
         self.settings = settings
         check(settings)
         if self.content is not None:
@@ -151,8 +153,8 @@ class CLI(LightningCLI):
         """Check the data before Lightning loads weights of perhaps another size; start the other processes, if any."""
         if self.content is not None:
             self.datamodule.load_state_dict(self.content[checkpoint.DATA_KEY])
-        if self.command in NEEDS_ONE_PROCESS and self.trainer.world_size > 1:
-            why = NEEDS_ONE_PROCESS[self.command]
+        if self.command in self.needs_one_process and self.trainer.world_size > 1:
+            why = self.needs_one_process[self.command]
             raise SettingsError(f"trainer.devices: {why} takes one process; expected 1 on 1 node")
         ranks.start(self.trainer)
 
@@ -213,7 +215,7 @@ class CLI(LightningCLI):
         """CheckpointError for what goes wrong before a first step: Lightning's parts of a file may be damaged."""
         try:
             yield
-        except checkpoint.UNFIT as error:
+        except UNFIT as error:
             restored = self.content is not None and self.trainer.global_step in (0, self.content["global_step"])
             if not restored or isinstance(error, MlpLmError) or is_out_of_memory(error):
                 raise

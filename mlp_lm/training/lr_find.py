@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,8 @@ class LrFindCLI(CLI):
 
     module_class = RangeTestModule
     trainer_class = RangeTestTrainer
+    other_settings = ("seed_everything", "min", "max", "steps")
+    needs_one_process: Mapping[str, str] = {"lr_find": "lr-find"}
     trainer: RangeTestTrainer
 
     def __init__(self, args: list[str]) -> None:

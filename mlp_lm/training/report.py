@@ -17,6 +17,7 @@ from mlp_lm.text.corpus import SPLITS, find
 from mlp_lm.text.vocab import printable
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
+from mlp_lm.training.runs import starred
 
 NUM_SAMPLES = 10
 
@@ -64,10 +65,7 @@ def build_report(
         "first_step": first_step,
         "steps": steps,
         "seconds": round(seconds, 2),
-        "samples": [
-            {"text": f"{s.text}{'…' if s.cut else ''}", "where": s.where}
-            for s in model.generate(NUM_SAMPLES, seed=seed)
-        ],
+        "samples": [{"text": s.shown, "where": s.where} for s in model.generate(NUM_SAMPLES, seed=seed)],
         "settings": {"seed_everything": seed, "data": data.settings, "model": module.settings},
         "versions": {
             "mlp_lm": __version__,
@@ -96,13 +94,13 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
             f"  dev is no better than guessing evenly among {report['vocab_size']} tokens: the network has diverged or "
             "learnt train by heart. What helps: more text, fewer steps, a smaller network; or counts (ngram)"
         )
-    samples = [f"{s['text']}*" if s["where"] == "train" else s["text"] for s in report["samples"]]
-    starred = " (* stands in train)" if any(s["where"] == "train" for s in report["samples"]) else ""
+    samples = [starred(**sample) for sample in report["samples"]]
+    legend = " (* stands in train)" if any(s["where"] == "train" for s in report["samples"]) else ""
     file = shlex.quote(str(checkpoint))
     data = report["settings"]["data"]
     items = shlex.quote(str(find(data["path"]) if data["dev_path"] is None else data["dev_path"]))
     lines += [
-        f"generated{starred}:",
+        f"generated{legend}:",
         *(f"  {printable(sample)}" for sample in samples),
         "next:",
         f"  tensorboard --logdir {shlex.quote(str(run_dir))}",

@@ -81,6 +81,11 @@ def run_dir_of(checkpoint: Path) -> Path:
     return folder.parent if folder.name == CHECKPOINTS else folder
 
 
+def starred(text: str, where: str | None) -> str:
+    """A generated item as reports show it: with a star where it stands in train."""
+    return f"{text}*" if where == "train" else text
+
+
 def write_report(run_dir: Path, report: dict[str, Any]) -> None:
     """Write report.json, which marks a finished run; whole or not at all."""
     write_json(run_dir / REPORT, report)

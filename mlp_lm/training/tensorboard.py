@@ -19,6 +19,7 @@ from mlp_lm.models.network import SATURATED
 from mlp_lm.training.callbacks import Checkpoints
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
+from mlp_lm.training.runs import starred
 
 NUM_SAMPLES = 20
 # Of a histogram. For more, numpy wakes a thread that spins on long after, beside those of training.
@@ -76,8 +77,8 @@ class TensorBoardExtras(Callback):
         if "samples" in self.wanted:
             model = self._language_model(module, data)
             samples = model.generate(NUM_SAMPLES, seed=0)
-            lines = [f"{s.text}{'…' if s.cut else ''}{'*' if s.where == 'train' else ''}" for s in samples]
-            writer.add_text("samples", f"{model.summary(samples)} (* in train)\n\n{_verbatim(lines)}", step)
+            lines = _verbatim([starred(s.shown, s.where) for s in samples])
+            writer.add_text("samples", f"{model.summary(samples)} (* in train)\n\n{lines}", step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is worth a look once."""

@@ -17,7 +17,6 @@ from mlp_lm.settings import check_section
 from mlp_lm.training import ranks
 from mlp_lm.training.callbacks import AtomicCheckpointIO, StepProgressBar
 
-MAX_DEVICES = 1024  # of one machine
 SMALL_STEP = 2**22  # multiply-adds of a forward pass, about: batch size times weights
 
 
@@ -89,7 +88,9 @@ class Trainer(LightningTrainer):
         """
         intervals = {"val_check_interval": val_check_interval, "log_every_n_steps": log_every_n_steps}
         counts = {"max_steps": max_steps, "num_threads": num_threads, "num_nodes": num_nodes}
-        check_section("trainer", {**counts, **intervals})
+        is_number = str(devices).isdecimal()  # rather than "auto", "0,1" or -1, which is all
+        number = {"devices": int(str(devices)[:9])} if is_number else {}  # of thousands of digits Python makes no int
+        check_section("trainer", {**counts, **intervals, **number})
         self.num_threads = num_threads
         self._omp_num_threads = os.environ.get("OMP_NUM_THREADS")  # before Lightning sets it for several processes
         self.detect_anomaly = detect_anomaly
@@ -117,8 +118,6 @@ class Trainer(LightningTrainer):
         if enable_progress_bar and sys.stderr.isatty():
             callbacks.append(StepProgressBar())
         try:
-            if str(devices).isdecimal() and int(devices) > MAX_DEVICES:  # Lightning makes a list of them
-                raise ValueError(f"devices: found {devices}, expected at most {MAX_DEVICES:,}")
             super().__init__(
                 max_steps=max_steps,
                 max_epochs=-1,  # only steps end a run

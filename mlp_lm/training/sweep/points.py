@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from mlp_lm.errors import CheckpointError, DataError, MlpLmError, SettingsError
 from mlp_lm.models import checkpoint
-from mlp_lm.parsing import closest
+from mlp_lm.parsing import did_you_mean
 from mlp_lm.text.corpus import corpus_of
 from mlp_lm.training.lightning_cli import CLI
 from mlp_lm.training.quiet import silence
@@ -37,13 +37,9 @@ class Points(CLI):
         super().add_arguments_to_parser(parser)
         sections = ("data.", "model.", "trainer.", "seed_everything")
         known = {name for name in parser.get_defaults().keys() if name.startswith(sections)}  # noqa: SIM118
-        problems = []
-        for name in self.varied:
-            if name not in known:
-                near = closest(name, known)
-                problems.append(f"vary: unknown setting {name!r}" + (f"; did you mean {near}?" if near else ""))
-        if problems:
-            raise SettingsError("; ".join(problems))
+        unknown = [name for name in self.varied if name not in known]
+        if unknown:
+            raise SettingsError("; ".join(f"vary: unknown setting {n!r}{did_you_mean(n, known)}" for n in unknown))
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse and check all, with all problems in one error."""

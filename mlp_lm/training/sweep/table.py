@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from mlp_lm.training.runs import starred
 from mlp_lm.training.sweep.grid import short_names, show
 
 NUM_SAMPLES = 5  # of each point in the table
@@ -42,7 +43,7 @@ class Row:
     def samples(self) -> list[str]:
         """Generated items; * marks those that stand in train."""
         samples = self.report["samples"][:NUM_SAMPLES] if self.report else []
-        return [f"{s['text']}*" if s["where"] == "train" else s["text"] for s in samples]
+        return [starred(**sample) for sample in samples]
 
 
 def by_point(rows: Sequence[Row]) -> list[list[Row]]:
@@ -101,8 +102,8 @@ def table_text(rows: Sequence[Row]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     failed = [f"failed: {row.folder}: {row.problem}" for row in rows if row.problem]
-    starred = ["(* stands in train)"] if any(s.endswith("*") for row in rows for s in row.samples) else []
-    return "\n".join(aligned + starred + failed)
+    legend = ["(* stands in train)"] if any(s.endswith("*") for row in rows for s in row.samples) else []
+    return "\n".join(aligned + legend + failed)
 
 
 def _figures(point: Sequence[Row]) -> list[str]:
