@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import struct
 import zipfile
@@ -186,12 +187,23 @@ def test_a_count_file_that_lies(
     assert "do not fit together" in error_of(["sample", str(tmp_path / "x.npz")], capsys)
 
 
-@pytest.mark.parametrize("part", ["optimizer_states", "loops", "pytorch-lightning_version"])
+COUNTER = "epoch_loop.manual_optimization.optim_step_progress"
+DAMAGES: dict[str, Callable[[Any], object]] = {
+    "no optimizer": lambda c: c.update(optimizer_states=[{}]),
+    "no loops": lambda c: c.update(loops={"fit_loop": 3}),
+    "another counter": lambda c: c["loops"]["fit_loop"][COUNTER]["total"].update(completed=10**9),
+    "no version": lambda c: c.update({"pytorch-lightning_version": "x"}),
+    "no lowest loss": lambda c: c["callbacks"]["Checkpoints"].update(best_dev_loss=math.nan),
+    "time before time": lambda c: c["callbacks"]["Checkpoints"].update(seconds=-1.0),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_run_whose_other_parts_are_damaged_is_not_continued(
-    part: str, run_dir: Path, tmp_path: Path, capsys: Capture
+    damage: str, run_dir: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     content = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
-    content[part] = {"optimizer_states": [{}], "loops": {"fit_loop": 3}}.get(part, "x")
+    DAMAGES[damage](content)
     torch.save(content, tmp_path / "x.ckpt")
     more = ["--trainer.max_steps=14", "--model.lr_decay_steps=14", "--trainer.logger=false"]
     assert main(["fit", "--ckpt_path", str(tmp_path / "x.ckpt"), *more]) == 2

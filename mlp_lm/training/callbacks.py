@@ -96,8 +96,13 @@ class Checkpoints(Checkpoint):
         return {"best_dev_loss": self.best_dev_loss, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the lowest dev loss of the run that goes on, unless its best.ckpt was left behind elsewhere."""
+        """Remember the lowest dev loss of the run that goes on, unless its best.ckpt was left behind elsewhere.
+
+        Raises ValueError for what is none.
+        """
         self._seconds_before = state_dict.get("seconds", 0.0)
+        if not (self._seconds_before >= 0 and state_dict["best_dev_loss"] >= 0):
+            raise ValueError("its lowest dev loss, or its time, is less than nothing or no number")
         if self.best.exists():
             self.best_dev_loss = state_dict["best_dev_loss"]
 

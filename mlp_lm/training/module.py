@@ -280,7 +280,13 @@ class MLPModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the random state and the losses since the last log point; Lightning itself restores the rest."""
+        """Take up the random state and the losses since the last log point; Lightning itself restores the rest.
+
+        Raises ValueError where the counter of `_count_steps` is not where the checkpoint says that it is.
+        """
+        counter = checkpoint["loops"]["fit_loop"]["epoch_loop.manual_optimization.optim_step_progress"]
+        if counter["total"]["completed"] != checkpoint["global_step"]:
+            raise ValueError(f"{counter['total']['completed']} steps counted, but {checkpoint['global_step']} taken")
         # Lightning turns the network into float64 after it has loaded the weights, which would round them.
         self.network.to(checkpoint["state_dict"]["network.output.bias"].dtype)
         torch.set_rng_state(checkpoint[KEY]["random_state"])
