@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
@@ -74,6 +76,20 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file whole or not at all. Raises SettingsError where it cannot be written."""
     try:
         write_atomically(path, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write rows as they come to a CSV file, whole or not at all. Raises SettingsError where it cannot be written."""
+
+    def write(file: BinaryIO) -> None:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        text.detach()  # which writes the rest, and leaves the file open
+
+    try:
+        write_atomically(path, write)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be written ({error.strerror})") from error
 

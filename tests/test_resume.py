@@ -157,6 +157,25 @@ def test_a_signal_saves_last_ckpt_alone_and_says_how_to_continue(
     assert not (folder / "report.json").exists()
 
 
+def test_a_run_does_not_go_back_behind_what_it_has_reached(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(6, signal.SIGTERM, patch)
+        folder = fit(corpus_file, tmp_path / "run", "--data.steps_per_execution=4", expected=143)
+    last, best = folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "best.ckpt"
+    assert main(["fit", f"--ckpt_path={best}"]) == 2
+    assert f"best.ckpt is at step 5, but its run has reached step 8, which would be lost; continue {last}, or copy" in (
+        capfd.readouterr().err
+    )
+    (tmp_path / "branch").mkdir()
+    (tmp_path / "branch" / "best.ckpt").write_bytes(best.read_bytes())
+    assert main(["fit", f"--ckpt_path={tmp_path / 'branch' / 'best.ckpt'}"]) == 0  # a copy may
+    last.write_bytes(b"")
+    assert main(["fit", f"--ckpt_path={best}"]) == 0  # and so may what is left of a damaged run
+    assert step_of(last) == 12
+
+
 def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[tuple[object, ...]] = []
     monkeypatch.setattr(signal, "signal", lambda *args: called.append(args))

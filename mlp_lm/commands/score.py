@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import sys
-from typing import TextIO
+from collections.abc import Iterator
 
-from mlp_lm.errors import DataError, SettingsError
-from mlp_lm.files import is_one_of
+from mlp_lm.errors import DataError
+from mlp_lm.files import check_outputs, write_csv
 from mlp_lm.models.checkpoint import load
 from mlp_lm.models.language_model import Score, total
+from mlp_lm.models.metrics import NLL
 from mlp_lm.text.corpus import find, read_items, tokenize
 from mlp_lm.text.vocab import Vocab
 
@@ -27,26 +28,23 @@ def score(file: str, items: str, output: str | None = None, skip_unknown: bool =
         skip_unknown: Leave out items with characters that the model does not know.
     """
     source = find(items)
-    if output is not None and is_one_of(output, (file, source)):
-        raise SettingsError(f"output: {output} is one of the files to read; name another")
+    check_outputs([file, str(source)], output=(output, ()))
     model = load(file)
     lines = read_items(source)
     known = _known_lines(lines, model.vocab, items, skip_unknown)
     scores = model.score(known)
-    if output is None:
-        _write_rows(sys.stdout, scores)
-    else:
-        try:
-            with open(output, "w", encoding="utf-8", newline="") as target:
-                _write_rows(target, scores)
-        except OSError as error:
-            raise DataError(f"{output}: cannot be written ({error.strerror})") from error
-    sys.stdout.flush()
     loss = total(scores)
+    if output is not None:
+        write_csv(output, _rows(scores, loss))
+    else:
+        csv.writer(sys.stdout, lineterminator="\n").writerows(_rows(scores, loss))
+        sys.stdout.flush()
     skipped = len(lines) - len(known)
+    in_train = sum(model.known_items.where(s.item) == "train" for s in scores) if model.known_items else 0
     print(
         f"{len(scores):,} items, {loss.tokens:,} tokens: {loss.nats_per_token:.4f} nats/token, "
         f"perplexity {loss.perplexity:.3f}, {loss.bits_per_token:.4f} bits/token"
+        + (f"; {in_train:,} of them stand in train, which it has learnt" if in_train else "")
         + (f"; {skipped:,} items with unknown characters left out" if skipped else ""),
         file=sys.stderr,
     )
@@ -67,10 +65,8 @@ def _known_lines(lines: list[str], vocab: Vocab, path: str, skip_unknown: bool) 
     return known
 
 
-def _write_rows(target: TextIO, scores: list[Score]) -> None:
-    rows = csv.writer(target, lineterminator="\n")
-    rows.writerow(["item", "tokens", "log_prob", "nats_per_token"])
+def _rows(scores: list[Score], loss: NLL) -> Iterator[list[object]]:
+    yield ["item", "tokens", "log_prob", "nats_per_token"]
     for s in scores:
-        rows.writerow([s.item, s.tokens, f"{s.log_prob:.6f}", f"{s.nats_per_token:.6f}"])
-    loss = total(scores)
-    rows.writerow(["", loss.tokens, f"{-loss.nats:.6f}", f"{loss.nats_per_token:.6f}"])
+        yield [s.item, s.tokens, f"{s.log_prob:.6f}", f"{s.nats_per_token:.6f}"]
+    yield ["", loss.tokens, f"{-loss.nats:.6f}", f"{loss.nats_per_token:.6f}"]

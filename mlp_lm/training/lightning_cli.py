@@ -18,10 +18,11 @@ from mlp_lm.files import write_text
 from mlp_lm.models import checkpoint
 from mlp_lm.models.untrusted import UNFIT
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
-from mlp_lm.settings import RUN, SHAPE, check, check_unchanged
+from mlp_lm.settings import SHAPE, check, check_unchanged
 from mlp_lm.text.corpus import SPLITS
 from mlp_lm.training import ranks, runs
 from mlp_lm.training.callbacks import Checkpoints
+from mlp_lm.training.continuing import check_continues
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.interrupt import StopOnSignal, sigterm_reported
 from mlp_lm.training.module import MLPModule
@@ -132,22 +133,12 @@ class CLI(LightningCLI):
         settings |= {name: config[name] for name in self.other_settings if name in config}
         self.settings = settings
         check(settings)
-        if self.content is not None:
-            trained_with = checkpoint.settings(self.content)
-            check_unchanged(settings, trained_with, RUN if self.command == "fit" else SHAPE)
-        if self.content is not None and self.command == "fit":
-            if config["run_dir"] is not None:
-                raise SettingsError("run_dir: a continued run stays in its own folder; leave out --run_dir")
-            if (step := self.content["global_step"]) > (limit := settings["trainer.max_steps"]):
-                raise SettingsError(
-                    f"trainer.max_steps: found {limit:,}, but the checkpoint is at step {step:,} already"
-                )
-            finished = runs.run_dir_of(Path(str(self.checkpoint))) / runs.REPORT
-            if step == limit and finished.exists():
-                raise SettingsError(
-                    f"trainer.max_steps: found {limit:,}, where this run has ended; to train on, raise it, "
-                    "and model.lr_decay_steps with it"
-                )
+        if self.checkpoint is None or self.content is None:
+            return
+        if self.command == "fit":
+            check_continues(Path(self.checkpoint), self.content, settings)
+        else:
+            check_unchanged(settings, checkpoint.settings(self.content), SHAPE)
 
     def after_instantiate_classes(self) -> None:
         """Check the data before Lightning loads weights of perhaps another size; start the other processes, if any."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mlp_lm import figures
 from mlp_lm.errors import SettingsError, TrainingError
-from mlp_lm.files import write_text
+from mlp_lm.files import write_csv
 from mlp_lm.parsing import configs_first, flag_values
 from mlp_lm.training import runs
 from mlp_lm.training.datamodule import TextDataModule
@@ -158,11 +156,7 @@ def write_files(test: RangeTest, folder: Path, with_events: bool) -> None:
     """Write lr_find.csv, lr_find.png and, if asked for, TensorBoard events."""
     rates, losses, smoothed = test.rates.tolist(), test.losses.tolist(), test.smoothed.tolist()
     rows = list(zip(range(len(rates)), rates, losses, smoothed, strict=True))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["step", "rate", "loss", "smoothed"])
-    writer.writerows(rows)
-    write_text(folder / "lr_find.csv", text.getvalue())
+    write_csv(folder / "lr_find.csv", [("step", "rate", "loss", "smoothed"), *rows])
     figure = figures.draw_range_test(rates, losses, smoothed, _marked_rates(test))
     figures.save(figure, str(folder / "lr_find.png"))
     if with_events:

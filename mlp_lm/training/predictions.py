@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from torch import Tensor
 
-from mlp_lm.errors import DataError
+from mlp_lm.files import write_csv
 from mlp_lm.text.vocab import Vocab
 from mlp_lm.text.windows import Batch
 
@@ -21,14 +21,8 @@ def write_predictions(path: Path, batches: Iterable[tuple[tuple[Tensor, Tensor, 
         batches: Pairs of what `predict_step` returns for a batch, and the batch.
         vocab: Turns ids into visible names.
     """
-    try:
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(["context", "target", "nats", "predicted", "probability"])
-            for predicted, windows in batches:
-                rows.writerows(_rows(predicted, windows, vocab))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+    rows = (row for predicted, windows in batches for row in _rows(predicted, windows, vocab))
+    write_csv(path, chain([["context", "target", "nats", "predicted", "probability"]], rows))
 
 
 def _rows(predicted: tuple[Tensor, Tensor, Tensor], windows: Batch, vocab: Vocab) -> Iterator[list[str]]:
