@@ -122,7 +122,7 @@ def change_tensor(rng: random.Random, tensor: torch.Tensor) -> torch.Tensor:
         lambda: tensor.flatten()[: rng.randrange(3)],
         lambda: torch.full_like(tensor, rng.choice([0, 1, 100])),
         lambda: tensor.double() * 1e38,
-        lambda: tensor.flatten()[:1].expand(rng.choice([10, 2**20, 2**40])),
+        lambda: tensor.new_zeros(1).expand(rng.choice([10, 2**20, 2**40])),
         lambda: tensor[None],
         lambda: tensor.to_sparse(),
         lambda: torch.empty(tensor.shape, device="meta"),

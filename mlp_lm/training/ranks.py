@@ -78,7 +78,7 @@ def losses_reported() -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
-        if isinstance(error, DistError) or "gloo" in reason:  # which raises plain RuntimeErrors
+        if isinstance(error, DistError) or re.search("gloo|pair closure", reason):  # gloo raises plain RuntimeErrors
             raise LostProcessError(
                 f"another process ended, or does not answer ({re.sub(r'^.*?] |[.] .*', '', reason)}); if it said why, "
                 "that stands above. last.ckpt is as it was"

@@ -41,8 +41,7 @@ class TensorBoardExtras(Callback):
         """What does not change during training."""
         if not trainer.is_global_zero:
             return
-        data, module = cast(TextDataModule, trainer.datamodule), cast(MLPModule, pl_module)  # type: ignore[attr-defined]
-        writer = _writer(trainer)
+        writer, data, module = _parts(trainer, pl_module)
         if "layout" in self.wanted:
             writer.add_custom_scalars({"loss": {"train and dev": ["Multiline", ["train/loss", "dev/loss"]]}})
         if "config" in self.wanted:
@@ -60,11 +59,10 @@ class TensorBoardExtras(Callback):
         """What changes during training; Lightning has put the network into evaluation mode."""
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
-        data, module = cast(TextDataModule, trainer.datamodule), cast(MLPModule, pl_module)  # type: ignore[attr-defined]
         with _one_thread():
-            self._show(_writer(trainer), trainer.global_step, data, module)
+            self._show(trainer.global_step, *_parts(trainer, pl_module))
 
-    def _show(self, writer: SummaryWriter, step: int, data: TextDataModule, module: MLPModule) -> None:
+    def _show(self, step: int, writer: SummaryWriter, data: TextDataModule, module: MLPModule) -> None:
         if "hparams" in self.wanted:
             writer.add_scalar("hp/dev_loss", self.checkpoints.best_dev_loss, step)
         if "histograms" in self.wanted:
@@ -84,8 +82,8 @@ class TensorBoardExtras(Callback):
         """What is worth a look once."""
         if not trainer.is_global_zero:
             return
-        data, module = cast(TextDataModule, trainer.datamodule), cast(MLPModule, pl_module)  # type: ignore[attr-defined]
-        writer, step = _writer(trainer), trainer.global_step
+        step = trainer.global_step
+        writer, data, module = _parts(trainer, pl_module)
         table = module.network.embedding.weight.detach().float().cpu().numpy()  # (V, E)
         vocab = data.corpus.vocab
         labels = [vocab.show(i) for i in range(len(vocab))]
@@ -118,8 +116,10 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _writer(trainer: Trainer) -> SummaryWriter:
-    return cast(SummaryWriter, cast(TensorBoardLogger, trainer.logger).experiment)
+def _parts(trainer: Trainer, pl_module: LightningModule) -> tuple[SummaryWriter, TextDataModule, MLPModule]:
+    """TensorBoard's writer, the data and the module, under their own types."""
+    data: TextDataModule = trainer.datamodule  # type: ignore[attr-defined]  # public, but not declared
+    return cast(SummaryWriter, cast(TensorBoardLogger, trainer.logger).experiment), data, cast(MLPModule, pl_module)
 
 
 def _thinned(values: Tensor) -> Tensor:
