@@ -13,7 +13,18 @@ from mlp_lm.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
+Capture = pytest.CaptureFixture[str]
+
 torch.set_num_threads(1)
+
+
+def error_of(args: list[str], capsys: Capture) -> str:
+    """Run a command that must fail: exit code 2, nothing on stdout, one line on stderr, which comes back."""
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1 and err.startswith("mlp_lm")
+    return err
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 
 from mlp_lm.cli import main
 from mlp_lm.text.statistics import histogram, odd_characters, repeats_of_train, script, statistics
-from tests.test_cli import Capture, error_of
+from tests.conftest import Capture, error_of
 
 NAMES = ["emma", "olivia", "ava", "emma", "isabella", "sophia", "mia", "emma"]
 

@@ -12,8 +12,7 @@ import yaml
 from mlp_lm.cli import main
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
-from tests.conftest import SMALL, fit, scalars
-from tests.test_cli import error_of
+from tests.conftest import SMALL, error_of, fit, scalars
 
 Capture = pytest.CaptureFixture[str]
 FAST = [

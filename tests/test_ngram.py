@@ -17,8 +17,7 @@ from mlp_lm.models.ngram import Level, NGramModel, add_k, count, modified_kneser
 from mlp_lm.text.corpus import Ids, encode, load_corpus
 from mlp_lm.text.vocab import Vocab
 from mlp_lm.text.windows import Windows
-from tests.conftest import fit
-from tests.test_cli import Capture, error_of
+from tests.conftest import Capture, error_of, fit
 
 VOCAB = Vocab(["", "a", "b"])
 THREE = encode(["ab", "ab", "b"], VOCAB)  # a b . a b . b .

@@ -18,8 +18,7 @@ from mlp_lm.models.network import MLP
 from mlp_lm.models.views import activation_shares, next_token_probs
 from mlp_lm.text.vocab import Vocab
 from mlp_lm.training.curves import read_curves
-from tests.conftest import scalars
-from tests.test_cli import Capture, error_of
+from tests.conftest import Capture, error_of, scalars
 
 
 @pytest.fixture(scope="module")
