@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.utils.tensorboard import SummaryWriter
 
@@ -49,7 +48,7 @@ class RangeTestModule(MLPModule):
 
     def losses(self) -> Floats:
         """The mean loss of each step so far, before the step."""
-        return torch.cat([losses for losses, _ in self._since_log]).cpu().double().numpy()  # MPS has no float64
+        return self.recent_losses.tensors()[0].cpu().double().numpy()  # MPS has no float64
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Stop where the loss has blown up."""

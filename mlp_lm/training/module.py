@@ -24,6 +24,7 @@ from mlp_lm.settings import check_section
 from mlp_lm.text.windows import Batch, Chunk
 from mlp_lm.training.nll_metric import NLLMetric
 from mlp_lm.training.optim import build_optimizer, learning_rate_at, set_learning_rate
+from mlp_lm.training.recent_losses import RecentLosses
 from mlp_lm.training.trainer import Trainer
 
 
@@ -88,7 +89,7 @@ class MLPModule(LightningModule):
         self.automatic_optimization = False  # K steps a call: we run backward and the optimizer ourselves
         self._dropout_seed = torch.initial_seed()  # where several processes train
         self._fused: FusedSGD | GraphedSteps | None = None  # chosen when a fit starts
-        self._since_log: list[tuple[Tensor, int]] = []  # mean losses (K,) and B of each chunk since the last log point
+        self.recent_losses = RecentLosses()
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -143,7 +144,7 @@ class MLPModule(LightningModule):
         else:
             each = zip(contexts, targets, rates, steps, strict=True)
             losses = torch.stack([self._shared_step(optimizer, batch_size, *kth) for kth in each])
-        self._since_log.append((losses, batch_size))
+        self.recent_losses.add(losses, batch_size)
         self._count_steps(len(steps))
         if cast(Trainer, self.trainer).logs_at(self.global_step):
             self._log_training()
@@ -186,40 +187,27 @@ class MLPModule(LightningModule):
 
     def _log_training(self) -> None:
         """Log the mean loss over the steps since the last log point, and the learning rate."""
-        self._gather_losses()
-        losses, sizes = self._losses_since_log()
-        loss = ((losses.double() * sizes).sum() / sizes.sum()).item()
+        self._average_losses()
+        loss = self.recent_losses.mean()
         if not math.isfinite(loss):
             self.check_losses()
-        self._since_log.clear()
+        self.recent_losses.clear()
         self._log({"train/loss": loss, "lr": self.learning_rate(self.global_step - 1)})
 
-    def _losses_since_log(self) -> tuple[Tensor, Tensor]:
-        """Mean losses (S,) and batch sizes (S,) of the steps since the last log point.
-
-        One step after the other, so that their sum does not depend on K.
-        """
-        none = torch.zeros(0, device=self.device)
-        losses = torch.cat([none, *(chunk for chunk, _ in self._since_log)])
-        return losses, torch.cat([none, *(torch.full_like(chunk, size) for chunk, size in self._since_log)])
-
-    def _gather_losses(self) -> None:
-        """Of several processes, give all the mean of their losses since the last log point: that of whole batches."""
-        if self.trainer.world_size > 1 and self._since_log:
-            chunks, sizes = zip(*self._since_log, strict=True)
-            losses = self.trainer.strategy.reduce(torch.cat(chunks)).split([len(chunk) for chunk in chunks])
-            self._since_log = list(zip(losses, sizes, strict=True))
+    def _average_losses(self) -> None:
+        if self.trainer.world_size > 1:
+            self.recent_losses.average(self.trainer.strategy.reduce)
 
     def check_losses(self) -> None:
         """Raise TrainingError where a loss since the last log point is no number."""
-        self._gather_losses()
-        losses, _ = self._losses_since_log()
-        for step, loss in enumerate(losses.tolist(), start=self.global_step - len(losses)):
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"train loss is {loss} at step {step + 1:,}, where the learning rate is "
-                    f"{self.learning_rate(step):g}; try a lower model.learning_rate. The checkpoints are as they were"
-                )
+        self._average_losses()
+        if found := self.recent_losses.first_no_number():
+            before_end, loss = found
+            step = self.global_step - before_end
+            raise TrainingError(
+                f"train loss is {loss} at step {step + 1:,}, where the learning rate is {self.learning_rate(step):g}; "
+                "try a lower model.learning_rate. The checkpoints are as they were"
+            )
 
     def _log(self, values: dict[str, float]) -> None:
         if self.logger is not None:  # not self.log, whose x axis counts calls of training_step
@@ -269,12 +257,12 @@ class MLPModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what makes a checkpoint enough by itself; the datamodule's state holds the rest."""
-        self._gather_losses()
+        self._average_losses()
         checkpoint[KEY] = {
             "format_version": FORMAT_VERSION,
             "model": dict(self.settings),
             "trainer": cast(Trainer, self.trainer).settings,
-            "since_log": [part.cpu() for part in self._losses_since_log()],
+            "since_log": [part.cpu() for part in self.recent_losses.tensors()],
             "random_state": torch.get_rng_state(),  # dropout goes on where it was
             "cuda_random_state": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -291,7 +279,6 @@ class MLPModule(LightningModule):
         self.network.to(checkpoint["state_dict"]["network.output.bias"].dtype)
         torch.set_rng_state(checkpoint[KEY]["random_state"])
         device = self.trainer.strategy.root_device  # the module itself has not been moved there yet
-        losses, sizes = (part.to(device) for part in checkpoint[KEY]["since_log"])
-        self._since_log = [(loss, int(size)) for loss, size in zip(losses.unsqueeze(1), sizes, strict=True)]
+        self.recent_losses.restore(*(part.to(device) for part in checkpoint[KEY]["since_log"]))
         if device.type == "cuda" and checkpoint[KEY]["cuda_random_state"] is not None:
             torch.cuda.set_rng_state(checkpoint[KEY]["cuda_random_state"], device)
