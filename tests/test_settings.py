@@ -8,7 +8,8 @@ import re
 import pytest
 
 from mlp_lm.errors import SettingsError
-from mlp_lm.settings import CROSS_CHECKS, RANGES, SHAPE, Choice, Range, check, check_section, check_unchanged
+from mlp_lm.ranges import Choice, Range
+from mlp_lm.settings import CROSS_CHECKS, RANGES, SHAPE, check, check_section, check_unchanged
 
 TRAINED = {"data.context_size": 3, "model.embedding_dim": 10, "model.hidden_dim": 200, "model.num_layers": 1}
 

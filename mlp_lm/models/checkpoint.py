@@ -35,7 +35,8 @@ from mlp_lm.models.known_items import KnownItems, hash_items
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.network import MLP, SHAPE
 from mlp_lm.models.untrusted import UNFIT, check_checkpoint
-from mlp_lm.settings import COUNT, RUN, Range, check_ranges
+from mlp_lm.ranges import COUNT, Range
+from mlp_lm.settings import RUN, check_ranges
 from mlp_lm.text.corpus import SPLITS, Corpus, stored_vocab
 
 FORMAT_VERSION = 1

@@ -24,7 +24,7 @@ from mlp_lm.models.language_model import LanguageModel, Mixture
 from mlp_lm.models.network import MLP, SHAPE
 from mlp_lm.models.ngram import Level, NGramModel
 from mlp_lm.models.untrusted import UNFIT, check_zip
-from mlp_lm.settings import COUNT
+from mlp_lm.ranges import COUNT
 from mlp_lm.text.corpus import SPLITS, stored_vocab
 from mlp_lm.text.vocab import Vocab
 
