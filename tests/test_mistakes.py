@@ -232,6 +232,12 @@ def test_a_run_folder_is_never_written_twice(run_dir: Path, corpus_file: Path, c
     assert "holds a run already" in message and "--ckpt_path" in message
 
 
+def test_a_run_without_a_checkpoint_may_be_just_starting(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    message = error_of(["fit", f"--data.path={corpus_file}", f"--run_dir={tmp_path / 'run'}"], capsys)
+    assert "ended before its first checkpoint; if it ended, remove the folder" in message
+
+
 def test_ctrl_c_ends_any_command_with_130_and_without_a_word(
     best: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

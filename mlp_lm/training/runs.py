@@ -51,6 +51,11 @@ def chosen_run_dir(name: str) -> Path:
         raise SettingsError(
             f"run_dir: {path} holds a run already; name another folder, or continue that run with --ckpt_path {last}"
         )
+    if last.parent.exists():
+        raise SettingsError(
+            f"run_dir: {path} holds a run that is just starting, or ended before its first checkpoint; "
+            "if it ended, remove the folder, else name another"
+        )
     return claim(empty_folder(name, "run_dir"))
 
 
