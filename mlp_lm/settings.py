@@ -28,7 +28,7 @@ RANGES: dict[str, Range | Choice | Text] = {
     "model.vocab_size": Range(2, 2**31 - 1, whole=True),
     "model.context_size": Range(1, 1024, whole=True),
     "model.embedding_dim": Range(1, 65_536, whole=True),
-    "model.hidden_dim": Range(1, 1_048_576, whole=True),
+    "model.hidden_dim": Range(1, 65_536, whole=True),
     "model.num_layers": Range(1, 1_000, whole=True),
     "model.dropout": Range(0, 1, below=True),
     "model.decay_all": Choice((True, False)),

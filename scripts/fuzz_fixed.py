@@ -106,8 +106,8 @@ FIXED += [
     written(bombed("good.ckpt", b""), "h.ckpt", "sample", "h.ckpt"),
     written(bombed("counts.npz", NPY), "h.npz", "sample", "h.npz"),
     written(bombed("mixture.npz", NPY), "h.npz", "score", "h.npz", "items.txt"),
-    written(with_settings("model", hidden_dim=2**20), "h.ckpt", "sample", "h.ckpt"),
-    written(with_settings("model", num_layers=1000, hidden_dim=2**20), "h.ckpt", "sample", "h.ckpt"),
+    written(with_settings("model", hidden_dim=2**16), "h.ckpt", "sample", "h.ckpt"),
+    written(with_settings("model", num_layers=1000, hidden_dim=2**16), "h.ckpt", "sample", "h.ckpt"),
     written(with_settings("model", embedding_dim=10**12), "h.ckpt", "validate", "--ckpt_path=h.ckpt"),
     written(with_settings("data", longest_item=2**30), "h.ckpt", "sample", "h.ckpt"),
     written(raw_pickle(NESTED), "h.ckpt", "sample", "h.ckpt"),
@@ -141,7 +141,7 @@ FIXED += [
     written(lambda: b"", "h.txt", "sample", "/dev/zero"),
     written(lambda: b"", "h.txt", "sample", "good.ckpt", "--max_length=2147483647"),
     written(
-        lambda: b"", "h.txt", *FIT, "--data.path=items.txt", "--model.hidden_dim=1048576", "--model.num_layers=1000"
+        lambda: b"", "h.txt", *FIT, "--data.path=items.txt", "--model.hidden_dim=65536", "--model.num_layers=1000"
     ),
     written(lambda: b"", "h.txt", *FIT, "--data.path=items.txt", "--trainer.devices=1000000000"),
     written(lambda: b"", "h.txt", *FIT, "--data.path=items.txt", "--trainer.num_nodes=1000000000"),

@@ -182,11 +182,11 @@ def test_arguments_with_nul(capsys: Capture) -> None:
 
 
 def test_a_network_larger_than_the_machine_is_refused_with_what_helps(corpus_file: Path, capsys: Capture) -> None:
-    args = ["fit", f"--data.path={corpus_file}", "--model.hidden_dim=1048576", "--model.num_layers=1000"]
+    args = ["fit", f"--data.path={corpus_file}", "--model.hidden_dim=65536", "--model.num_layers=1000"]
     message = error_of(args, capsys)
-    assert "model.hidden_dim: a network of 1,098,4" in message and "lower model.hidden_dim" in message
+    assert "model.hidden_dim: a network of 4,290,6" in message and "lower model.hidden_dim" in message
     with pytest.raises(SettingsError, match="or use a text of fewer than 100,000 different characters"):
         check(dict.fromkeys(["model.embedding_dim", "model.context_size"], 1) | LARGE)
 
 
-LARGE: dict[str, object] = {"model.vocab_size": 100_000, "model.hidden_dim": 2**20, "model.num_layers": 50}
+LARGE: dict[str, object] = {"model.vocab_size": 100_000, "model.hidden_dim": 2**16, "model.num_layers": 50}

@@ -122,7 +122,7 @@ def test_strings_tensors_and_flat_tuples_may_stand_in_a_checkpoint_twice(best: P
 
 Change = Callable[[dict[str, Any]], object]
 LIES: dict[str, tuple[Change, str]] = {
-    "a wide network": (lambda c: c["mlp_lm"]["model"].update(hidden_dim=2**20), "not those of a network"),
+    "a wide network": (lambda c: c["mlp_lm"]["model"].update(hidden_dim=2**16), "not those of a network"),
     "a deep network": (lambda c: c["mlp_lm"]["model"].update(num_layers=1000), "not those of a network"),
     "out of range": (lambda c: c["mlp_lm"]["model"].update(hidden_dim=10**12), "model.hidden_dim: found 1000000000000"),
     "no number": (lambda c: c["mlp_lm"]["model"].update(hidden_dim=[16]), "model.hidden_dim: found"),
