@@ -140,9 +140,7 @@ FIXED += [
     written(lambda: b"", "h.txt", "ngram", "/dev/zero"),
     written(lambda: b"", "h.txt", "sample", "/dev/zero"),
     written(lambda: b"", "h.txt", "sample", "good.ckpt", "--max_length=2147483647"),
-    written(
-        lambda: b"", "h.txt", *FIT, "--data.path=items.txt", "--model.hidden_dim=65536", "--model.num_layers=1000"
-    ),
+    written(lambda: b"", "h.txt", *FIT, "--data.path=items.txt", "--model.hidden_dim=65536", "--model.num_layers=1000"),
     written(lambda: b"", "h.txt", *FIT, "--data.path=items.txt", "--trainer.devices=1000000000"),
     written(lambda: b"", "h.txt", *FIT, "--data.path=items.txt", "--trainer.num_nodes=1000000000"),
 ]

@@ -62,6 +62,7 @@ def test_a_folder_as_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         (["--trainer.accelerator=cuda"], ["not available"]),
         (["--trainer.devices=0"], ["devices"]),
         (["--config=none.yaml"], ["none.yaml"]),
+        (["--trainer.callbacks=s3://bucket/callbacks.yaml"], ["trainer.callbacks: found 's3://bucket/callbacks.yaml'"]),
     ],
 )
 def test_a_bad_setting(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -35,6 +36,7 @@ from mlp_lm.training.trainer import Trainer
 # Arguments of Trainer's methods that are no flags: the path is described by our own, the rest is always the same.
 NO_FLAGS = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
 NEEDS_CHECKPOINT = {"validate", "test", "predict"}
+set_parsing_settings(config_read_mode_fsspec_enabled=False)  # Lightning lets a setting be the URL of more settings
 
 
 class Parser(OneLineErrors, LightningArgumentParser):
