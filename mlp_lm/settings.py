@@ -49,6 +49,7 @@ RANGES: dict[str, Range | Choice | Text] = {
     "trainer.num_threads": Range(1, 1024, whole=True, optional=True),
     "trainer.val_check_interval": COUNT,
     "trainer.log_every_n_steps": COUNT,
+    "trainer.precision": Choice(("32-true", "64-true", "bf16-mixed")),
     "num": Range(1, 100_000_000, whole=True),
     "temperature": Range(0, 1e6),
     "top_k": Range(1, 2**31 - 1, whole=True, optional=True),
@@ -100,6 +101,14 @@ def check_section(section: str, values: Mapping[str, object]) -> None:
     check({f"{section}.{name}": value for name, value in values.items()})
 
 
+# What a checkpoint may hold: what a run is, never where and how it is run.
+STORED = {name for name in RANGES if name.startswith(("data.", "model."))} | {
+    "seed_everything",
+    "trainer.max_steps",
+    "trainer.val_check_interval",
+    "trainer.log_every_n_steps",
+    "trainer.precision",
+}
 # What a checkpoint fixes, and why: for whatever reads it, and for a run that goes on from it.
 SHAPE = dict.fromkeys(
     ("data.context_size", "model.embedding_dim", "model.hidden_dim", "model.num_layers"), "its weights have that shape"

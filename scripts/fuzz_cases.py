@@ -163,7 +163,7 @@ def corpus(rng: random.Random) -> Case:
 LEFT_OUT = ("model.vocab_size", "trainer.max_steps", "trainer.num_nodes", "trainer.devices")
 SETTINGS = [name for name in RANGES if "." in name and name not in LEFT_OUT]
 SETTINGS += ["seed_everything", "run_dir", "report_test", "ckpt_path", "config", "data", "model", "trainer", "model.x"]
-SETTINGS += [f"trainer.{name}" for name in ("accelerator", "strategy", "precision")]
+SETTINGS += [f"trainer.{name}" for name in ("accelerator", "strategy")]
 SETTINGS += [f"trainer.{name}" for name in ("callbacks", "deterministic", "profiler", "logger")]
 BASE: dict[str, Any] = {"data": {"path": "items.txt"}, "model": {"hidden_dim": 4}, "trainer": {"max_steps": 2}}
 LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(30))
@@ -210,7 +210,12 @@ def config(rng: random.Random) -> Case:
     if "/" not in name and "\0" not in name and name != "..":
         Path(name).write_bytes(data)
     place = rng.choice([["--run_dir=run"], []])
-    return Case(["fit", "--config", name, "--data.path=items.txt", *place, *flags], ("run", "runs"))
+    asked = (
+        "run",
+        "runs",
+        *filter(None, [settings.get("run_dir")] if isinstance(settings.get("run_dir"), str) else []),
+    )
+    return Case(["fit", "--config", name, "--data.path=items.txt", *place, *flags], asked)
 
 
 # -- checkpoints and count files -----------------------------------------------------------------------------------

@@ -127,6 +127,14 @@ LIES: dict[str, tuple[Change, str]] = {
     "out of range": (lambda c: c["mlp_lm"]["model"].update(hidden_dim=10**12), "model.hidden_dim: found 1000000000000"),
     "no number": (lambda c: c["mlp_lm"]["model"].update(hidden_dim=[16]), "model.hidden_dim: found"),
     "no settings": (lambda c: c["mlp_lm"]["model"].clear(), "damaged"),
+    "a callback": (lambda c: c["mlp_lm"]["trainer"].update(callbacks=[{"class_path": "a.B"}]), "are settings"),
+    "devices": (lambda c: c["mlp_lm"]["trainer"].update(devices=3), "are settings"),
+    "a precision that is none": (lambda c: c["mlp_lm"]["trainer"].update(precision="x"), "trainer.precision: found"),
+    "empty batches": (lambda c: c["mlp_lm"].update(since_log=[torch.zeros(2), torch.zeros(2)]), "are since_log"),
+    "endless batches": (
+        lambda c: c["mlp_lm"].update(since_log=[torch.zeros(2), torch.full((2,), math.inf)]),
+        "are since_log",
+    ),
     "a path that is none": (lambda c: c["TextDataModule"]["settings"].update(path=["x"]), "data.path: found"),
     "no vocabulary": (lambda c: c["TextDataModule"].update(vocab=["", 1]), "damaged"),
     "long tokens": (lambda c: c["TextDataModule"].update(vocab=["", "ab", *"cdefghij"]), "not one character"),
@@ -182,11 +190,18 @@ def test_a_count_file_that_lies(
 COUNTER = "epoch_loop.manual_optimization.optim_step_progress"
 DAMAGES: dict[str, Callable[[Any], object]] = {
     "no optimizer": lambda c: c.update(optimizer_states=[{}]),
+    "an optimizer without a state": lambda c: c["optimizer_states"][0]["state"].clear(),
+    "a state of another shape": lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(1)),
+    "a state of whole numbers": lambda c: c["optimizer_states"][0]["state"][0].update(step=torch.tensor(3)),
+    "a state of no tensor": lambda c: c["optimizer_states"][0]["state"][0].update(step=3),
+    "a wrong direction": lambda c: c["optimizer_states"][0]["param_groups"][0].update(maximize=True),
+    "two groups": lambda c: c["optimizer_states"][0]["param_groups"].pop(),
     "no loops": lambda c: c.update(loops={"fit_loop": 3}),
     "another counter": lambda c: c["loops"]["fit_loop"][COUNTER]["total"].update(completed=10**9),
     "no version": lambda c: c.update({"pytorch-lightning_version": "x"}),
     "no lowest loss": lambda c: c["callbacks"]["Checkpoints"].update(best_dev_loss=math.nan),
     "time before time": lambda c: c["callbacks"]["Checkpoints"].update(seconds=-1.0),
+    "time without end": lambda c: c["callbacks"]["Checkpoints"].update(seconds=2**2000),
 }
 
 

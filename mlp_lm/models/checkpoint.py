@@ -36,7 +36,7 @@ from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.network import MLP, SHAPE
 from mlp_lm.models.untrusted import UNFIT, check_checkpoint
 from mlp_lm.ranges import COUNT, Range
-from mlp_lm.settings import RUN, check_ranges
+from mlp_lm.settings import RUN, STORED, check_ranges
 from mlp_lm.text.corpus import SPLITS, Corpus, stored_vocab
 
 FORMAT_VERSION = 1
@@ -113,16 +113,19 @@ def _wrong_parts(content: dict[str, Any]) -> list[str]:
     """The names of our own parts, see the head of this file, that are missing or of the wrong kind."""
     ours, data = content[KEY], content[DATA_KEY]
     hashes = data["item_hashes"]
+    losses, sizes = ours["since_log"]
     torch.Generator().set_state(ours["random_state"])
     good = {
-        "settings": {*RUN} <= settings(content).keys(),
+        "settings": {*RUN} <= settings(content).keys() <= STORED,  # no others, as they become defaults
         "vocab": len(stored_vocab(data["vocab"])) == ours["model"]["vocab_size"],
         "fingerprint": isinstance(data["fingerprint"], str),
         "order_seed": data["order_seed"] in Range(0, 2**64 - 1, whole=True),  # torch's own, unless one was chosen
         "longest_item": data["longest_item"] in COUNT,
         "item_hashes": hashes is None
         or all(h.dtype == torch.int64 and h.ndim == 1 for h in map(hashes.__getitem__, SPLITS)),
-        "since_log": [part.shape for part in ours["since_log"]] == 2 * [ours["since_log"][0].shape[:1]],
+        "since_log": [part.shape for part in (losses, sizes)] == 2 * [losses.shape[:1]]
+        and losses.is_floating_point()
+        and bool(((sizes >= 1) & sizes.isfinite()).all()),
         "global_step": content["global_step"] in Range(0, 2**31 - 1, whole=True),
     }
     return [name for name, is_good in good.items() if not is_good]

@@ -9,7 +9,8 @@ from typing import Any
 
 from mlp_lm.errors import CheckpointError, SettingsError
 
-UNFIT = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, SettingsError)  # of wrong parts
+# What wrong parts of a file cause.
+UNFIT = (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexError, RuntimeError, SettingsError)
 REBUILD_TENSOR = "torch._utils _rebuild_tensor_v2"
 STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 CLASSES = {"collections OrderedDict", REBUILD_TENSOR, *(f"torch {kind}Storage" for kind in STORAGES)}

@@ -100,11 +100,12 @@ class Checkpoints(Checkpoint):
 
         Raises ValueError for what is none.
         """
-        self._seconds_before = state_dict.get("seconds", 0.0)
-        if not (self._seconds_before >= 0 and state_dict["best_dev_loss"] >= 0):
+        seconds, best_dev_loss = float(state_dict.get("seconds", 0.0)), float(state_dict["best_dev_loss"])
+        if not (0 <= seconds < math.inf and best_dev_loss >= 0):
             raise ValueError("its lowest dev loss, or its time, is less than nothing or no number")
+        self._seconds_before = seconds
         if self.best.exists():
-            self.best_dev_loss = state_dict["best_dev_loss"]
+            self.best_dev_loss = best_dev_loss
 
 
 class StepProgressBar(Callback):

@@ -23,7 +23,7 @@ from mlp_lm.models.network import MLP
 from mlp_lm.settings import check_section
 from mlp_lm.text.windows import Batch, Chunk
 from mlp_lm.training.nll_metric import NLLMetric
-from mlp_lm.training.optim import build_optimizer, learning_rate_at, set_learning_rate
+from mlp_lm.training.optim import build_optimizer, check_state, learning_rate_at, set_learning_rate
 from mlp_lm.training.recent_losses import RecentLosses
 from mlp_lm.training.trainer import Trainer
 
@@ -262,23 +262,27 @@ class MLPModule(LightningModule):
             "format_version": FORMAT_VERSION,
             "model": dict(self.settings),
             "trainer": cast(Trainer, self.trainer).settings,
-            "since_log": [part.cpu() for part in self.recent_losses.tensors()],
+            "since_log": [*self.recent_losses.tensors()],
             "random_state": torch.get_rng_state(),  # dropout goes on where it was
             "cuda_random_state": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the random state and the losses since the last log point; Lightning itself restores the rest.
+        """Take up what a continued run needs and Lightning does not restore: random state, losses since a log point.
 
-        Raises ValueError where the counter of `_count_steps` is not where the checkpoint says that it is.
+        Raises ValueError where the optimizer's state is none, or the counter of `_count_steps` is at another step.
         """
+        # Lightning turns the network into float64 after it has loaded the weights, which would round them.
+        self.network.to(checkpoint["state_dict"]["network.output.bias"].dtype)
+        if self.trainer.state.fn != "fit":
+            return
+        check_state(self.configure_optimizers(), checkpoint["optimizer_states"], checkpoint["global_step"])
         counter = checkpoint["loops"]["fit_loop"]["epoch_loop.manual_optimization.optim_step_progress"]
         if counter["total"]["completed"] != checkpoint["global_step"]:
             raise ValueError(f"{counter['total']['completed']} steps counted, but {checkpoint['global_step']} taken")
-        # Lightning turns the network into float64 after it has loaded the weights, which would round them.
-        self.network.to(checkpoint["state_dict"]["network.output.bias"].dtype)
         torch.set_rng_state(checkpoint[KEY]["random_state"])
         device = self.trainer.strategy.root_device  # the module itself has not been moved there yet
-        self.recent_losses.restore(*(part.to(device) for part in checkpoint[KEY]["since_log"]))
+        losses, sizes = checkpoint[KEY]["since_log"]
+        self.recent_losses.restore(losses.to(device), sizes)
         if device.type == "cuda" and checkpoint[KEY]["cuda_random_state"] is not None:
             torch.cuda.set_rng_state(checkpoint[KEY]["cuda_random_state"], device)
