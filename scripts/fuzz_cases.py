@@ -210,11 +210,8 @@ def config(rng: random.Random) -> Case:
     if "/" not in name and "\0" not in name and name != "..":
         Path(name).write_bytes(data)
     place = rng.choice([["--run_dir=run"], []])
-    asked = (
-        "run",
-        "runs",
-        *filter(None, [settings.get("run_dir")] if isinstance(settings.get("run_dir"), str) else []),
-    )
+    named = settings.get("run_dir")
+    asked = ("run", "runs", named) if named and isinstance(named, str) else ("run", "runs")
     return Case(["fit", "--config", name, "--data.path=items.txt", *place, *flags], asked)
 
 
