@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
@@ -100,6 +101,7 @@ def main(args: list[str] | None = None) -> int:
 
 def end(exit_code: int) -> NoReturn:
     """End this process; one of several at once, as Python's ordinary way may wait for torch's threads, or crash."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C from here on would show what Python is tidying up
     if _local_rank() is None:
         sys.exit(exit_code)
     with suppress(OSError):

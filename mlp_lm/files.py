@@ -55,7 +55,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
         return
     path = path.resolve()  # what a link points to
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:
             write(file)

@@ -48,6 +48,8 @@ class OneLineErrors(ArgumentParser):
         raise SettingsError(_one_line(message) + self._suggestion(message)) from ex
 
     def _suggestion(self, message: str) -> str:
+        if text := re.search(r"unrecognized arguments: ([^-]\S*)", message):  # `fit mine.txt`
+            return f"; did you mean --data.path {text[1]}?" if "data.path" in _options(self) else ""
         wrong = re.search(r"unrecognized arguments: -*([\w.-]+)|(?:option|key) ['\"]([\w.-]+)['\"]", message)
         if not wrong:
             return ""

@@ -34,9 +34,9 @@ RANGES: dict[str, Range | Choice | Text] = {
     "model.decay_all": Choice((True, False)),
     "model.fused": Choice((True, False)),
     "model.optimizer": Choice(("sgd", "adamw")),
-    "model.learning_rate": Range(0, above=True),
+    "model.learning_rate": Range(0, 1e35, above=True),  # its product with weight decay is a float32, too
     "model.momentum": Range(0, 1, below=True),
-    "model.weight_decay": Range(0),
+    "model.weight_decay": Range(0, 1000),
     "model.lr_schedule": Choice(("constant", "step", "cosine")),
     "model.cuda_graph": Choice(("auto", True, False)),
     "model.lr_warmup_steps": Range(0, 2**31 - 1, whole=True),
@@ -60,8 +60,8 @@ RANGES: dict[str, Range | Choice | Text] = {
     "jobs": Range(1, 1_024, whole=True),
     "random": Range(1, 10_000, whole=True, optional=True),
     "random_seed": SEED,
-    "min": Range(0, above=True),
-    "max": Range(0, above=True),
+    "min": Range(0, 1e35, above=True),
+    "max": Range(0, 1e35, above=True),
     "steps": Range(100, 100_000, whole=True),  # fewer leave nothing to average; of more, the averages take minutes
 }
 

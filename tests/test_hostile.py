@@ -128,6 +128,26 @@ def test_a_config_that_is_made_to_harm(
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "trainer: {callbacks: [{class_path: evil.Callback}]}",
+        "trainer: {callbacks: {class_path: evil.Callback}}",
+        "trainer: {callbacks: evil.Callback}",
+        "trainer.callbacks: [{class_path: evil.Callback}]",
+        "trainer: {accelerator: {class_path: evil.Callback}, profiler: evil.Callback}",
+        "model: {class_path: evil.Callback}",
+    ],
+)
+def test_a_config_imports_nothing(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("evil.py").write_text("import os\nos.mkdir('pwned')\nfrom lightning.pytorch import Callback\n")
+    Path("c.yaml").write_text(text)
+    error_of(["fit", "--config=c.yaml"], capsys)
+    assert not Path("pwned").exists()
+
+
 # -- the last resort -------------------------------------------------------------------------------------------------
 
 

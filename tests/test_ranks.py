@@ -240,7 +240,7 @@ def test_two_processes_evaluate_as_one_does(best: Path, capfd: pytest.CaptureFix
     ("flags", "expected"),
     [
         (["--run_dir={full}"], "run_dir: {full} is not empty"),
-        (["--run_dir={new}", "--model.optimizer=sgd", "--model.learning_rate=1e38"], "train loss is "),
+        (["--run_dir={new}", "--model.optimizer=sgd", "--model.learning_rate=1e35"], "train loss is "),
     ],
 )
 def test_what_the_first_process_or_all_meet_is_one_line(

@@ -149,7 +149,7 @@ def test_a_signal_saves_last_ckpt_alone_and_says_how_to_continue(
     before = signal.getsignal(signum)
     folder = fit(corpus_file, tmp_path / "run", "--data.steps_per_execution=4", expected=code)
     last = folder / "checkpoints" / "last.ckpt"
-    command = f"python -m mlp_lm fit --ckpt_path {last}"
+    command = f"python -m mlp_lm fit --ckpt_path {last} --trainer.accelerator=cpu"
     assert capfd.readouterr().err == f"mlp_lm fit: {signum.name} at step 8: saved {last}; continue with: {command}\n"
     assert step_of(last) == 8
     assert step_of(last.with_name("best.ckpt")) == 5
@@ -180,7 +180,7 @@ def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[tuple[object, ...]] = []
     monkeypatch.setattr(signal, "signal", lambda *args: called.append(args))
     monkeypatch.setattr(signal, "raise_signal", lambda *args: called.append(args))
-    stop = StopOnSignal(Checkpoints(Path("run")))
+    stop = StopOnSignal(Checkpoints(Path("run")), "fit")
     stop._note(signal.SIGINT, None)
     assert called == []
     stop._note(signal.SIGINT, None)

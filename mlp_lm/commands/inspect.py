@@ -25,8 +25,8 @@ def inspect(
 
     Args:
         path: Text file with one item a line, or the name of a known dataset, as data.path of fit.
-        item: Show every window of this item, as the network would see it.
-        context_size: Previous tokens in a window.
+        item: Show every window of this item, as a network would see it.
+        context_size: Previous tokens in a window, as data.context_size of fit, which is 8 there unless told.
         split_seed: Seed of the shuffle before the split.
         json: Write all figures to this file.
     """
@@ -79,7 +79,7 @@ def _listed(items: list[str]) -> str:
 def _character_lines(found: Statistics, vocab: Vocab) -> Iterator[str]:
     total = sum(found.characters.values())
     cells = [
-        f"{vocab.show(vocab.encode([character])[0]):>8} {count:>9,} {count / total:>6.2%}"
+        f" {vocab.show(vocab.encode([character])[0]):>8} {count:>9,} {count / total:>6.2%}"
         for character, count in list(found.characters.items())[:SHOWN_CHARACTERS]
     ]
     for first in range(0, len(cells), 3):  # fits into 80 columns

@@ -157,9 +157,9 @@ def _table(corpus: Corpus, orders: list[int], smoothing: Smoothing) -> tuple[lis
         )
         models.append(model)
         rows.append(row)
-    for row in rows:
-        if row.remark:
-            print(f"order {row.order}: {row.remark}")
+    for remark in dict.fromkeys(row.remark for row in rows if row.remark):
+        orders = ", ".join(str(row.order) for row in rows if row.remark == remark)
+        print(f"order {orders}: {remark}")
     return models, rows
 
 
@@ -171,9 +171,11 @@ def _smooth(counts: Sequence[Counts], corpus: Corpus, smoothing: Smoothing) -> t
     vocab_size = len(corpus.vocab)
     if smoothing == "mkn":
         levels, fallbacks = modified_kneser_ney(counts)
-        named = ", ".join(map(str, fallbacks))
-        where = "the 1-grams" if fallbacks == [1] else f"the n-grams of order {named}"
-        return levels, f"too few counts to estimate the discounts of {where}: 0.5, 1, 1.5" if fallbacks else ""
+        which = ", ".join(map("{}-grams".format, fallbacks))
+        return (
+            levels,
+            f"too few different {which} to estimate their discounts, which are 0.5, 1, 1.5" if fallbacks else "",
+        )
     if smoothing == "interpolated":
         return witten_bell(counts), ""
     if smoothing == "none":

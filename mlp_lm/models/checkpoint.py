@@ -135,7 +135,7 @@ def _refuse_other_than_files(path: str | os.PathLike[str]) -> None:
     if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # one letter is a Windows drive
         raise CheckpointError(f"{path}: a URL; expected a file. Download it first")
     if Path(path).is_dir():
-        raise CheckpointError(f"{path}: a folder; expected a checkpoint file inside it (best.ckpt)")
+        raise CheckpointError(f"{path}: a folder; expected a checkpoint file inside it (checkpoints/best.ckpt)")
     if not Path(path).exists():
         raise CheckpointError(f"{path}: no such file; expected a checkpoint (…/checkpoints/best.ckpt)")
     if not Path(path).is_file():
@@ -160,7 +160,11 @@ def load(path: str | os.PathLike[str]) -> LanguageModel:
     if Path(path).suffix == ".npz":
         _refuse_other_than_files(path)
         return count_file.load(path)
-    content = read(path)
+    return language_model(path, read(path))
+
+
+def language_model(path: str | os.PathLike[str], content: dict[str, Any]) -> LanguageModel:
+    """The language model in the `content` of the checkpoint at `path`. Raises CheckpointError."""
     network, context_size = load_network(path, content)
     try:
         data = content[DATA_KEY]
@@ -205,7 +209,9 @@ def check_same_data(path: str | os.PathLike[str], data: Mapping[str, Any], corpu
     else:
         what = "has other items"
     source = data["settings"].get("train_path") or data["settings"].get("path")
-    raise CheckpointError(f"{path}: the data {what} than the checkpoint was trained with, which was {source}")
+    raise CheckpointError(
+        f"{path}: the data {what} than the checkpoint was trained with, which was {source}; expected that text"
+    )
 
 
 def _all_hashes(corpus: Corpus) -> set[int]:

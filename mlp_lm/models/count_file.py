@@ -81,11 +81,13 @@ def load(path: str | os.PathLike[str]) -> LanguageModel:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(str(arrays["header"]))
         version = header["format_version"]
+        if version not in COUNT:
+            raise ValueError("no version")
     except CheckpointError:
         raise
     except Exception as error:  # damaged bytes can make a reader raise anything
         raise CheckpointError(f"{path}: damaged, or not a count model of mlp_lm") from error
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: format {version}, this mlp_lm reads up to {FORMAT_VERSION}; install a newer one"
         )
@@ -97,8 +99,8 @@ def load(path: str | os.PathLike[str]) -> LanguageModel:
 
 def _unpack(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> LanguageModel:
     vocab, order = stored_vocab(header["vocab"]), header["order"]
-    if header["longest_item"] not in COUNT:
-        raise ValueError("the length of the longest item is none")
+    if header["longest_item"] not in COUNT or order not in COUNT:
+        raise ValueError("its order, or the length of its longest item, is none")
     levels = [
         Level(*(arrays[f"level{k}_{name}"] for name in ("keys", "probs", "backoff"))) for k in range(1, order + 1)
     ]

@@ -26,7 +26,7 @@ def truncate(log_probs: Tensor, top_k: int | None, top_p: float | None) -> Tenso
     if top_k is not None:
         ranked[:, top_k:] = -torch.inf
     if top_p is not None and top_p < 1:
-        probs = ranked.softmax(-1)
+        probs = ranked.double().softmax(-1)  # in float32 the sum of ten tenths is off
         before = probs.cumsum(-1) - probs  # mass of the tokens that are more probable
         before[:, 0] = 0.0  # rounding must not drop the first
         ranked[before >= top_p] = -torch.inf

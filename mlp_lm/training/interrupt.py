@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -29,9 +28,9 @@ class StopOnSignal(Callback):
     run misses none.
     """
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        """`checkpoints` write `last.ckpt`."""
-        self.checkpoints = checkpoints
+    def __init__(self, checkpoints: Checkpoints, continue_command: str) -> None:
+        """`checkpoints` write `last.ckpt`; `continue_command` goes on from it."""
+        self.checkpoints, self.continue_command = checkpoints, continue_command
         self.received: int | None = None
         self.stopped = False
         self.previous: dict[signal.Signals, Any] = {}
@@ -74,10 +73,9 @@ class StopOnSignal(Callback):
     def _stop(self, trainer: LightningTrainer) -> None:
         self.stopped = True
         signum = signal.Signals(self.received or signal.SIGTERM)
-        path = shlex.quote(str(self.checkpoints.last))
         raise Interrupted(
-            f"{signum.name} at step {trainer.global_step:,}: saved {path}; "
-            f"continue with: python -m mlp_lm fit --ckpt_path {path}",
+            f"{signum.name} at step {trainer.global_step:,}: saved {self.checkpoints.last}; "
+            f"continue with: {self.continue_command}",
             exit_code=128 + signum,
         )
 

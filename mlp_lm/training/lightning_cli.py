@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from mlp_lm.files import write_text
 from mlp_lm.models import checkpoint
 from mlp_lm.models.untrusted import UNFIT
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
-from mlp_lm.settings import SHAPE, check, check_unchanged
+from mlp_lm.settings import SHAPE, STORED, check, check_unchanged
 from mlp_lm.text.corpus import SPLITS
 from mlp_lm.training import ranks, runs
 from mlp_lm.training.callbacks import Checkpoints
@@ -30,6 +31,7 @@ from mlp_lm.training.module import MLPModule
 from mlp_lm.training.predictions import write_predictions
 from mlp_lm.training.quiet import silence
 from mlp_lm.training.report import build_report, render
+from mlp_lm.training.sweep.grid import show
 from mlp_lm.training.tensorboard import TensorBoardExtras
 from mlp_lm.training.trainer import Trainer
 
@@ -101,9 +103,9 @@ class CLI(LightningCLI):
         parser.link_arguments("data.context_size", "model.context_size")
         parser.link_arguments("data.vocab_size", "model.vocab_size", apply_on="instantiate")
         self.add_own_flags(parser)
+        self.usual = parser.get_defaults()
         if self.content is not None:
-            known = parser.get_defaults()
-            parser.set_defaults({k: v for k, v in checkpoint.settings(self.content).items() if k in known})
+            parser.set_defaults({k: v for k, v in checkpoint.settings(self.content).items() if k in self.usual})
 
     def add_own_flags(self, parser: LightningArgumentParser) -> None:
         """The flags beside those of trainer, model and data."""
@@ -119,6 +121,9 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then check all settings at once, before anything is seeded or read."""
+        for section in ("data", "model", "trainer"):
+            if flag_values(args, f"--{section}"):  # jsonargparse would read a file of settings, unchecked
+                raise SettingsError(f"--{section}: a whole section; expected its settings one by one, or --config FILE")
         configs = flag_values(args, "--config", "-c")
         for path in configs:
             check_config_file(path)
@@ -181,7 +186,7 @@ class CLI(LightningCLI):
             )
             extras = TensorBoardExtras(self.trainer.tensorboard_extras, checkpoints)
             callbacks.append(extras)
-        callbacks.append(StopOnSignal(checkpoints))
+        callbacks.append(StopOnSignal(checkpoints, self._continue_command(checkpoints.last)))
         self.trainer.set_threads(self.datamodule.settings["batch_size"], self.model.network.count_weights())
         if self.trainer.is_global_zero:
             print(self._summary(), flush=True)
@@ -202,6 +207,13 @@ class CLI(LightningCLI):
             )
             runs.write_report(self.run_dir, report)
             print(render(report, self.run_dir, best))
+
+    def _continue_command(self, last: Path) -> str:
+        """What goes on with this run: its checkpoint says what it is, flags where and how it is run."""
+        settings = {**self.settings, "report_test": self.config[self.command]["report_test"]}
+        own = [name for name in settings if name not in STORED and name != "run_dir"]
+        flags = [f"--{name}={show(settings[name])}" for name in own if settings[name] != self.usual[name]]
+        return shlex.join(["python", "-m", "mlp_lm", "fit", "--ckpt_path", str(last), *flags])
 
     @contextmanager
     def _blaming_the_checkpoint(self) -> Iterator[None]:

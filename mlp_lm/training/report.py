@@ -11,7 +11,7 @@ import lightning
 import torch
 
 from mlp_lm import __version__
-from mlp_lm.models.checkpoint import load
+from mlp_lm.models.checkpoint import language_model, read
 from mlp_lm.models.metrics import evaluate
 from mlp_lm.text.corpus import SPLITS, find
 from mlp_lm.text.vocab import printable
@@ -39,13 +39,14 @@ def build_report(
         checkpoint: `best.ckpt`.
         module: The trained module.
         data: Its data.
-        seconds: Wall time of this fit.
+        seconds: Wall time of training, over all fits of the run.
         first_step: Where this fit began; 0 unless it continued a run.
         steps: Steps of the whole run.
         with_test: Read the test split too.
         seed: Seed of the samples.
     """
-    model = load(checkpoint)
+    content = read(checkpoint)
+    model = language_model(checkpoint, content)
     losses = {}
     for split in ("dev", "test"):
         if split == "dev" or with_test:
@@ -58,6 +59,7 @@ def build_report(
             }
     return {
         "losses": losses,
+        "best_step": content["global_step"],
         "vocab_size": data.vocab_size,
         "weights": module.network.count_weights(),
         "windows": {split: len(getattr(data.corpus, split)) for split in SPLITS},
@@ -78,11 +80,11 @@ def build_report(
 
 def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
     """The report as text for the terminal."""
-    taken = f", {report['steps'] - report['first_step']:,} of them now" if report["first_step"] else ""
+    now = f", {report['steps'] - report['first_step']:,} of them now," if report["first_step"] else ""
     lines = [
         "",
-        f"{report['weights']:,} weights, {report['steps']:,} steps{taken} in {report['seconds']:.1f} s "
-        f"on {report['device']}; losses of best.ckpt:",
+        f"{report['weights']:,} weights, {report['steps']:,} steps in {report['seconds']:.1f} s{now} "
+        f"on {report['device']}; losses of best.ckpt, step {report['best_step']:,}:",
         "        nats/token  perplexity  bits/token",
     ]
     for split, loss in report["losses"].items():
@@ -103,7 +105,7 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
         f"generated{legend}:",
         *(f"  {printable(sample)}" for sample in samples),
         "next:",
-        f"  tensorboard --logdir {shlex.quote(str(run_dir))}",
+        *([f"  tensorboard --logdir {shlex.quote(str(run_dir))}"] if any(run_dir.glob("events.*")) else []),
         f"  python -m mlp_lm sample {file}",
         f"  python -m mlp_lm score {file} {items}",
         f"  python -m mlp_lm test --ckpt_path {file}",

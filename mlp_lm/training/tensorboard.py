@@ -47,7 +47,7 @@ class TensorBoardExtras(Callback):
         if "config" in self.wanted:
             config = (self.checkpoints.run_dir / "config.yaml").read_text(encoding="utf-8")
             writer.add_text("config", _verbatim(config.splitlines()), trainer.global_step)
-        if "hparams" in self.wanted:
+        if "hparams" in self.wanted and trainer.global_step == 0:  # a second time, they would be another run's
             settings = {f"data.{name}": value for name, value in data.settings.items()}
             settings |= {f"model.{name}": value for name, value in module.settings.items()}
             settings["trainer.max_steps"] = trainer.max_steps

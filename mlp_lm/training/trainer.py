@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -47,7 +47,7 @@ class Trainer(LightningTrainer):
         log_samples: bool = True,
         log_embedding_map: bool = True,
         log_projector: bool = True,
-        callbacks: list[Callback] | Callback | None = None,
+        callbacks: Literal[False] | None = None,  # what a config may say; LightningCLI passes a list of its own
         enable_progress_bar: bool = True,
         deterministic: bool = False,
         detect_anomaly: bool = False,
@@ -77,7 +77,7 @@ class Trainer(LightningTrainer):
             log_samples: Show generated items (Text) at each validation.
             log_embedding_map: Show a map of the embedding table (Images) at the end.
             log_projector: Show the embedding table in space (Projector) at the end.
-            callbacks: Further callbacks.
+            callbacks: None: they are code, which a config must not name.
             enable_progress_bar: Show a bar where stderr is a terminal.
             deterministic: Refuse operations that are not deterministic.
             detect_anomaly: Find the operation that made a NaN; slow.
@@ -114,9 +114,9 @@ class Trainer(LightningTrainer):
         self.steps_per_log = log_every_n_steps
         if accelerator == "auto":  # Lightning would pick MPS on a Mac, which is slower than its CPU here
             accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-        callbacks = [callbacks] if isinstance(callbacks, Callback) else [*(callbacks or [])]
+        own = [callback for callback in cast(list[Callback], callbacks or []) if callback]
         if enable_progress_bar and sys.stderr.isatty():
-            callbacks.append(StepProgressBar())
+            own.append(StepProgressBar())
         try:
             super().__init__(
                 max_steps=max_steps,
@@ -125,9 +125,9 @@ class Trainer(LightningTrainer):
                 use_distributed_sampler=False,  # there is no sampler to replace
                 enable_model_summary=False,  # the report says what it would say
                 enable_progress_bar=False,  # Lightning's counts calls
-                enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+                enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in own),
                 plugins=[AtomicCheckpointIO(), *ranks.environments()],
-                callbacks=callbacks,
+                callbacks=own,
                 accelerator=accelerator,
                 devices=devices,
                 num_nodes=num_nodes,
