@@ -158,8 +158,8 @@ def _table(corpus: Corpus, orders: list[int], smoothing: Smoothing) -> tuple[lis
         models.append(model)
         rows.append(row)
     for remark in dict.fromkeys(row.remark for row in rows if row.remark):
-        orders = ", ".join(str(row.order) for row in rows if row.remark == remark)
-        print(f"order {orders}: {remark}")
+        concerned = ", ".join(str(row.order) for row in rows if row.remark == remark)
+        print(f"order {concerned}: {remark}")
     return models, rows
 
 
@@ -172,10 +172,8 @@ def _smooth(counts: Sequence[Counts], corpus: Corpus, smoothing: Smoothing) -> t
     if smoothing == "mkn":
         levels, fallbacks = modified_kneser_ney(counts)
         which = ", ".join(map("{}-grams".format, fallbacks))
-        return (
-            levels,
-            f"too few different {which} to estimate their discounts, which are 0.5, 1, 1.5" if fallbacks else "",
-        )
+        remark = f"too few different {which} to estimate their discounts, which are 0.5, 1, 1.5"
+        return levels, remark if fallbacks else ""
     if smoothing == "interpolated":
         return witten_bell(counts), ""
     if smoothing == "none":
