@@ -67,12 +67,14 @@ def bombed(good: str, start: bytes) -> Callable[[], bytes]:
     return build
 
 
-def with_settings(part: str, **values: Any) -> Callable[[], bytes]:
-    """The good checkpoint with other settings."""
+def with_parts(part: str, **values: Any) -> Callable[[], bytes]:
+    """The good checkpoint with other values in a part of it."""
 
     def build() -> bytes:
         content = torch.load(io.BytesIO(GOOD["good.ckpt"]), weights_only=True)
-        (content["mlp_lm"]["model"] if part == "model" else content["TextDataModule"]).update(values)
+        ours = content["mlp_lm"]
+        parts = {"data": content["TextDataModule"], "ours": ours, "model": ours["model"], "trainer": ours["trainer"]}
+        parts[part].update(values)
         buffer = io.BytesIO()
         torch.save(content, buffer)
         return buffer.getvalue()
@@ -106,10 +108,19 @@ FIXED += [
     written(bombed("good.ckpt", b""), "h.ckpt", "sample", "h.ckpt"),
     written(bombed("counts.npz", NPY), "h.npz", "sample", "h.npz"),
     written(bombed("mixture.npz", NPY), "h.npz", "score", "h.npz", "items.txt"),
-    written(with_settings("model", hidden_dim=2**16), "h.ckpt", "sample", "h.ckpt"),
-    written(with_settings("model", num_layers=1000, hidden_dim=2**16), "h.ckpt", "sample", "h.ckpt"),
-    written(with_settings("model", embedding_dim=10**12), "h.ckpt", "validate", "--ckpt_path=h.ckpt"),
-    written(with_settings("data", longest_item=2**30), "h.ckpt", "sample", "h.ckpt"),
+    written(with_parts("model", hidden_dim=2**16), "h.ckpt", "sample", "h.ckpt"),
+    written(with_parts("model", num_layers=1000, hidden_dim=2**16), "h.ckpt", "sample", "h.ckpt"),
+    written(with_parts("model", embedding_dim=10**12), "h.ckpt", "validate", "--ckpt_path=h.ckpt"),
+    written(with_parts("data", longest_item=2**30), "h.ckpt", "sample", "h.ckpt"),
+    written(with_parts("trainer", callbacks=[{"class_path": "os.system"}]), "h.ckpt", "validate", "--ckpt_path=h.ckpt"),
+    written(with_parts("trainer", devices=7), "h.ckpt", "validate", "--ckpt_path=h.ckpt"),
+    written(
+        with_parts("ours", since_log=[torch.zeros(3_000_000), torch.ones(3_000_000)]),
+        "h.ckpt",
+        "validate",
+        "--ckpt_path=h.ckpt",
+    ),
+    written(raw_pickle(b"](" + b"\x8f" * 2_900_000 + b"e"), "h.ckpt", "sample", "h.ckpt"),
     written(raw_pickle(NESTED), "h.ckpt", "sample", "h.ckpt"),
     written(raw_pickle(b"cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x02\x85R"), "h.ckpt", "sample", "h.ckpt"),
     written(lambda: MARKS, "h.txt", *COUNT),

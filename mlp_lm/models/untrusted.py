@@ -14,7 +14,9 @@ UNFIT = (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexEr
 REBUILD_TENSOR = "torch._utils _rebuild_tensor_v2"
 STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 CLASSES = {"collections OrderedDict", REBUILD_TENSOR, *(f"torch {kind}Storage" for kind in STORAGES)}
+NEVER_OURS = ("POP", "POP_MARK", "DUP")  # operations
 MAX_OPERATIONS = 3_000_000  # of a pickle; a vocabulary of a million tokens takes two for each
+MAX_CONTAINERS = 100_000  # of a pickle, each of which takes 60 to 200 bytes; a thousand layers take some 20,000
 
 
 def check_zip(path: str | os.PathLike[str], most: int) -> list[str]:
@@ -49,10 +51,12 @@ def _check_pickle(path: str | os.PathLike[str], pickled: bytes) -> None:
     exponential size, such as a tuple of two tuples of two tuples …, whose hash alone would take for ever.
     """
     stack: list[str] = []  # of each object the name of its class, "mark", "plain", "tuple" (a flat one) or "container"
+    marks: list[int] = []  # where they are
     memo: dict[Any, str] = {}
+    containers = 0
     for number, (operation, arg, _) in enumerate(pickletools.genops(pickled)):
         name, before = operation.name, [item.name for item in operation.stack_before]
-        if number == MAX_OPERATIONS or (name == "GLOBAL" and arg not in CLASSES):
+        if number == MAX_OPERATIONS or name in NEVER_OURS or (name == "GLOBAL" and arg not in CLASSES):
             raise CheckpointError(f"{path}: a checkpoint of another program; it holds objects that ours never do")
         if name.endswith("BINPUT"):
             memo[arg] = stack[-1]
@@ -63,10 +67,16 @@ def _check_pickle(path: str | os.PathLike[str], pickled: bytes) -> None:
         else:
             first = len(stack) - len(before)
             if "mark" in before:  # all above the topmost mark, and what the operation takes from below it
-                first = len(stack) - 1 - stack[::-1].index("mark") - before.index("mark")
+                first = marks.pop() - before.index("mark")
             taken = stack[first:]
             del stack[first:]
-            stack += [_kind(name, arg, taken)] * len(operation.stack_after)
+            kind = _kind(name, arg, taken)
+            if kind == "mark":
+                marks.append(len(stack))
+            stack += [kind] * len(operation.stack_after)
+            containers += kind == "container"
+            if containers > MAX_CONTAINERS:
+                raise CheckpointError(f"{path}: a checkpoint of another program; it holds more parts than ours ever do")
 
 
 def _kind(name: str, arg: object, taken: list[str]) -> str:
