@@ -140,6 +140,10 @@ def check_config_file(path: str) -> None:
         raise SettingsError(f"{path}: not a config; expected sections such as data:, model: and trainer:")
     if (content or {}).get("config") is not None:
         raise SettingsError(f"{path}: config: found in a config, expected on the command line alone")
+    for name in content or {}:
+        section, dot, setting = str(name).partition(".")
+        if dot:
+            raise SettingsError(f"{path}: found {shown(name)}, expected {setting} in the section {section}:")
     for section in ("data", "model", "trainer"):
         if not isinstance(values := (content or {}).get(section) or {}, dict):
             raise SettingsError(f"{path}: {section}: found {shown(values)}, expected settings, one a line")
@@ -180,6 +184,8 @@ def configs_first(args: list[str]) -> list[str]:
     for arg in rest:
         if arg in ("--config", "-c"):
             configs += [arg, *islice(rest, 1)]
+        elif re.match("-c.", arg):  # `-cFILE` and `-c=FILE`, which are the same to argparse
+            configs.append(f"--config={arg[2:].removeprefix('=')}")
         else:
             (configs if arg.startswith("--config=") else others).append(arg)
     return configs + others

@@ -19,7 +19,7 @@ for version in 3.10 3.11 3.12 3.13; do
 done
 [ ${#pythons[@]} -gt 0 ] || { echo "no Python from 3.10 to 3.13 found" >&2; exit 2; }
 
-# Each requirement's lower bound, as a constraint: torch>=2.6,<2.14 becomes torch==2.6.
+# Each requirement's lower bound, as a constraint: torch>=2.10,<2.14 becomes torch==2.10.
 sed -n '/^dependencies = \[/,/^\]/s/^ *"\([a-z]*\)[^">]*>=\([0-9.]*\).*/\1==\2/p' pyproject.toml >"$work/lowest.txt"
 [ -z "${TORCH:-}" ] || sed -i "s/^torch==.*/torch==$TORCH/" "$work/lowest.txt"
 touch "$work/highest.txt"

@@ -116,6 +116,7 @@ LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}, *a{i},
         ("model:\n  hidden_dim: 0x" + "f" * 5000, "found a number of thousands of digits"),
         ("data: !!python/object/apply:os.mkdir [pwned]", "not YAML (could not determine a constructor"),
         ("data: !!python/name:os.mkdir", "not YAML"),
+        ("model.context_size: 5", "c.yaml: found 'model.context_size', expected context_size in the section model:"),
         ('data:\n  path: "a\\0b"\n', "data.path: found 'a\\x00b', expected the name of a file"),
     ],
 )

@@ -62,6 +62,7 @@ def test_a_folder_as_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         (["--trainer.accelerator=cuda"], ["not available"]),
         (["--trainer.devices=0"], ["devices"]),
         (["--config=none.yaml"], ["none.yaml"]),
+        (["-cnone.yaml"], ["none.yaml: cannot be read"]),
         (["--trainer=mine.yaml"], ["--trainer: a whole section; expected its settings one by one"]),
         (["mine.txt"], ["unrecognized arguments: mine.txt; did you mean --data.path mine.txt?"]),
         (["--trainer.callbacks=s3://bucket/callbacks.yaml"], ["trainer.callbacks: found 's3://bucket/callbacks.yaml'"]),

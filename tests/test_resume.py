@@ -146,7 +146,7 @@ def test_a_signal_saves_last_ckpt_alone_and_says_how_to_continue(
     folder = fit(corpus_file, tmp_path / "run", *flags, expected=code)
     last = folder / "checkpoints" / "last.ckpt"
     how = "--trainer.accelerator=cpu --trainer.log_samples=false --report_test=false"  # which a checkpoint does not say
-    command = f"python -m mlp_lm fit --ckpt_path {last} {how}"
+    command = f"python -m mlp_lm fit --ckpt_path={last} {how}"
     assert capfd.readouterr().err == f"mlp_lm fit: {signum.name} at step 8: saved {last}; continue with: {command}\n"
     assert step_of(last) == 8
     assert step_of(last.with_name("best.ckpt")) == 5

@@ -106,6 +106,7 @@ PAIRS = b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(60))  # of the tuple 
     [
         (b"}K\x01\x85q\x00" + PAIRS + b"K\x00s", "a container twice"),  # a key whose hash takes 2^60 steps
         (b"]q\x00h\x00a", "a container twice"),  # a list that holds itself
+        (b"](" + b"K\x01" * 17 + b"tq\x00h\x00a", "a container twice"),  # a tuple whose hash takes its time each time
         (b"]" + b"(" + b"\x8f" * 200_000 + b"e", "more parts than ours"),  # empty sets, 200 bytes for each byte
         (b"cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x02\x85R", "objects that ours never do"),  # 8 GiB of zeros
     ],
@@ -117,8 +118,8 @@ def test_a_pickle_that_grows(body: bytes, expected: str, tmp_path: Path) -> None
 
 def test_strings_tensors_and_flat_tuples_may_stand_in_a_checkpoint_twice(best: Path, tmp_path: Path) -> None:
     pair, score = (0.9, 0.99), torch.tensor(1.0)  # as optimizers and callbacks have them
-    torch.save(torch.load(best, weights_only=True) | {"more": [pair, pair, score, score]}, tmp_path / "x.ckpt")
-    assert checkpoint.read(tmp_path / "x.ckpt")["more"] == [pair, pair, score, score]
+    torch.save(torch.load(best, weights_only=True) | {"callbacks": [pair, pair, score, score]}, tmp_path / "x.ckpt")
+    assert checkpoint.read(tmp_path / "x.ckpt")["callbacks"] == [pair, pair, score, score]
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -128,6 +129,16 @@ LIES: dict[str, tuple[Change, str]] = {
     "out of range": (lambda c: c["mlp_lm"]["model"].update(hidden_dim=10**12), "model.hidden_dim: found 1000000000000"),
     "no number": (lambda c: c["mlp_lm"]["model"].update(hidden_dim=[16]), "model.hidden_dim: found"),
     "no settings": (lambda c: c["mlp_lm"]["model"].clear(), "damaged"),
+    "settings for Lightning": (lambda c: c.update(hyper_parameters={"dropout": 0.9}), "parts that ours never have"),
+    "another split": (lambda c: c["TextDataModule"]["item_hashes"].update(x="a"), "are item_hashes"),
+    "more losses than steps": (
+        lambda c: c["mlp_lm"].update(since_log=[torch.zeros(99), torch.ones(99)]),
+        "are since_log",
+    ),
+    "a state that repeats one number": (
+        lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(1).expand(10, 4)),
+        "not stored as ours are",
+    ),
     "a callback": (lambda c: c["mlp_lm"]["trainer"].update(callbacks=[{"class_path": "a.B"}]), "are settings"),
     "devices": (lambda c: c["mlp_lm"]["trainer"].update(devices=3), "are settings"),
     "a precision that is none": (lambda c: c["mlp_lm"]["trainer"].update(precision="x"), "trainer.precision: found"),
@@ -142,7 +153,7 @@ LIES: dict[str, tuple[Change, str]] = {
     "fewer tokens": (lambda c: c["TextDataModule"]["vocab"].pop(), "wrong or missing are vocab"),
     "no hashes": (lambda c: c["TextDataModule"]["item_hashes"].update(train=torch.zeros(2)), "are item_hashes"),
     "no longest item": (lambda c: c["TextDataModule"].update(longest_item="x"), "are longest_item"),
-    "no step": (lambda c: c.update(global_step=-1), "are global_step"),
+    "no step": (lambda c: c.update(global_step=-1), "since_log, global_step"),
     "no random state": (lambda c: c["mlp_lm"].update(random_state=torch.zeros(3)), "damaged"),
     "views": (
         lambda c: c["state_dict"].update({"network.output.weight": torch.zeros(1).expand(10, 2**40)}),
@@ -196,6 +207,7 @@ DAMAGES: dict[str, Callable[[Any], object]] = {
     "a state of whole numbers": lambda c: c["optimizer_states"][0]["state"][0].update(step=torch.tensor(3)),
     "a state of no tensor": lambda c: c["optimizer_states"][0]["state"][0].update(step=3),
     "a wrong direction": lambda c: c["optimizer_states"][0]["param_groups"][0].update(maximize=True),
+    "a rate that is a tensor": lambda c: c["optimizer_states"][0]["param_groups"][0].update(lr=torch.tensor(0.1)),
     "two groups": lambda c: c["optimizer_states"][0]["param_groups"].pop(),
     "no loops": lambda c: c.update(loops={"fit_loop": 3}),
     "another counter": lambda c: c["loops"]["fit_loop"][COUNTER]["total"].update(completed=10**9),

@@ -41,6 +41,8 @@ from mlp_lm.text.corpus import SPLITS, Corpus, stored_vocab
 
 FORMAT_VERSION = 1
 KEY, DATA_KEY = "mlp_lm", "TextDataModule"
+PARTS = {"epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks", "optimizer_states"}
+PARTS |= {"lr_schedulers", KEY, DATA_KEY}
 NETWORK_PREFIX = "network."
 
 
@@ -96,9 +98,15 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _check_tensors(path: str | os.PathLike[str], content: object) -> None:
-    """Raise CheckpointError where tensors claim to be larger than the file: views that repeat a few numbers."""
-    if sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content)) > os.path.getsize(path):
+    """Raise CheckpointError where tensors are views that repeat a few numbers, and so claim to be larger than the file.
+
+    torch's fused optimizers, which take each number to have its own place, would write beyond them.
+    """
+    tensors = [*_tensors(content)]
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > os.path.getsize(path):
         raise CheckpointError(f"{path}: damaged, or made to harm; its tensors claim to be larger than the file")
+    if not all(tensor.is_contiguous() for tensor in tensors):
+        raise CheckpointError(f"{path}: damaged, or made to harm; its tensors are not stored as ours are")
 
 
 def _tensors(content: object) -> Iterator[Tensor]:
@@ -122,11 +130,13 @@ def _wrong_parts(content: dict[str, Any]) -> list[str]:
         "order_seed": data["order_seed"] in Range(0, 2**64 - 1, whole=True),  # torch's own, unless one was chosen
         "longest_item": data["longest_item"] in COUNT,
         "item_hashes": hashes is None
-        or all(h.dtype == torch.int64 and h.ndim == 1 for h in map(hashes.__getitem__, SPLITS)),
+        or (hashes.keys() == {*SPLITS} and all(h.dtype == torch.int64 and h.ndim == 1 for h in hashes.values())),
         "since_log": [part.shape for part in (losses, sizes)] == 2 * [losses.shape[:1]]
         and losses.is_floating_point()
+        and len(losses) <= content["global_step"]
         and bool(((sizes >= 1) & sizes.isfinite()).all()),
         "global_step": content["global_step"] in Range(0, 2**31 - 1, whole=True),
+        "parts that ours never have": content.keys() <= PARTS,  # Lightning would take some for settings
     }
     return [name for name, is_good in good.items() if not is_good]
 

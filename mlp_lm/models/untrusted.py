@@ -16,6 +16,7 @@ STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char
 CLASSES = {"collections OrderedDict", REBUILD_TENSOR, *(f"torch {kind}Storage" for kind in STORAGES)}
 NEVER_OURS = ("POP", "POP_MARK", "DUP")  # operations
 MAX_OPERATIONS = 3_000_000  # of a pickle; a vocabulary of a million tokens takes two for each
+MAX_TUPLE = 16  # elements of one that may be used twice, such as the shape of a tensor
 MAX_CONTAINERS = 100_000  # of a pickle, each of which takes 60 to 200 bytes; a thousand layers take some 20,000
 
 
@@ -47,8 +48,8 @@ def check_checkpoint(path: str | os.PathLike[str]) -> None:
 def _check_pickle(path: str | os.PathLike[str], pickled: bytes) -> None:
     """Raise CheckpointError where a pickle names other classes than ours do, or uses a container twice.
 
-    Only strings, classes, tensors and flat tuples may be used twice. Else a few bytes could stand for an object of
-    exponential size, such as a tuple of two tuples of two tuples …, whose hash alone would take for ever.
+    Only strings, classes, tensors and short flat tuples may be used twice. Else a few bytes could stand for an object
+    of exponential size, such as a tuple of two tuples of two tuples …, whose hash alone would take for ever.
     """
     stack: list[str] = []  # of each object the name of its class, "mark", "plain", "tuple" (a flat one) or "container"
     marks: list[int] = []  # where they are
@@ -86,7 +87,7 @@ def _kind(name: str, arg: object, taken: list[str]) -> str:
     if name == "GLOBAL":
         return str(arg)
     if name.startswith("TUPLE"):
-        return "container" if {"tuple", "container"} & {*taken} else "tuple"
+        return "container" if {"tuple", "container"} & {*taken} or len(taken) > MAX_TUPLE else "tuple"
     if name == "REDUCE":
         return "plain" if taken[0] == REBUILD_TENSOR else "container"
     return "container" if taken or name in ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET") else "plain"

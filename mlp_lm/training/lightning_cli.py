@@ -213,7 +213,7 @@ class CLI(LightningCLI):
         settings = {**self.settings, "report_test": self.config[self.command]["report_test"]}
         own = [name for name in settings if name not in STORED and name != "run_dir"]
         flags = [f"--{name}={show(settings[name])}" for name in own if settings[name] != self.usual[name]]
-        return shlex.join(["python", "-m", "mlp_lm", "fit", "--ckpt_path", str(last), *flags])
+        return shlex.join(["python", "-m", "mlp_lm", "fit", f"--ckpt_path={last}", *flags])
 
     @contextmanager
     def _blaming_the_checkpoint(self) -> Iterator[None]:

@@ -40,7 +40,9 @@ def check_state(fresh: Optimizer, saved: Sequence[Mapping[str, Any]], steps: int
     if len(state["param_groups"]) != len(expected):
         raise ValueError("its optimizer has other groups of weights")
     for group, like in zip(state["param_groups"], expected, strict=True):
-        other = [name for name in like if name != "lr" and group.get(name, like[name]) != like[name]]
+        found = {name: group.get(name, value) for name, value in like.items()}
+        other = [name for name in like if type(found[name]) is not type(like[name])]
+        other = other or [name for name in like if name != "lr" and found[name] != like[name]]
         if other:
             raise ValueError(f"its optimizer has another {', '.join(other)}")
     # FusedSGD needs no state, and neither does SGD without momentum.
