@@ -1,15 +1,17 @@
-"""What a run can be continued with, and from where."""
+"""What a run can be continued with, from where, and how."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.files import is_one_of
 from mlp_lm.models import checkpoint
-from mlp_lm.settings import RUN, Settings, check_unchanged
+from mlp_lm.settings import RUN, STORED, Settings, check_unchanged
 from mlp_lm.training.runs import CHECKPOINTS, REPORT, run_dir_of
+from mlp_lm.training.sweep.grid import show
 
 
 def check_continues(path: Path, content: dict[str, Any], settings: Settings) -> None:
@@ -37,6 +39,13 @@ def check_continues(path: Path, content: dict[str, Any], settings: Settings) -> 
             f"trainer.max_steps: found {limit:,}, where this run has ended; to train on, raise it, "
             "and model.lr_decay_steps with it"
         )
+
+
+def continue_command(last: Path, settings: Settings, usual: Settings) -> str:
+    """What goes on with a run: its checkpoint `last` says what it is; where and how it is run are flags, unless `usual`."""
+    own = [name for name in settings if name not in STORED and name != "run_dir"]
+    flags = [f"--{name}={show(settings[name])}" for name in own if settings[name] != usual[name]]
+    return shlex.join(["python", "-m", "mlp_lm", "fit", f"--ckpt_path={last}", *flags])
 
 
 def _step_of(path: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,18 +19,17 @@ from mlp_lm.files import write_text
 from mlp_lm.models import checkpoint
 from mlp_lm.models.untrusted import UNFIT
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
-from mlp_lm.settings import SHAPE, STORED, check, check_unchanged
+from mlp_lm.settings import SHAPE, check, check_unchanged
 from mlp_lm.text.corpus import SPLITS
 from mlp_lm.training import ranks, runs
 from mlp_lm.training.callbacks import Checkpoints
-from mlp_lm.training.continuing import check_continues
+from mlp_lm.training.continuing import check_continues, continue_command
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.interrupt import StopOnSignal, sigterm_reported
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.predictions import write_predictions
 from mlp_lm.training.quiet import silence
 from mlp_lm.training.report import build_report, render
-from mlp_lm.training.sweep.grid import show
 from mlp_lm.training.tensorboard import TensorBoardExtras
 from mlp_lm.training.trainer import Trainer
 
@@ -186,7 +184,8 @@ class CLI(LightningCLI):
             )
             extras = TensorBoardExtras(self.trainer.tensorboard_extras, checkpoints)
             callbacks.append(extras)
-        callbacks.append(StopOnSignal(checkpoints, self._continue_command(checkpoints.last)))
+        settings = {**self.settings, "report_test": config["report_test"]}
+        callbacks.append(StopOnSignal(checkpoints, continue_command(checkpoints.last, settings, self.usual)))
         self.trainer.set_threads(self.datamodule.settings["batch_size"], self.model.network.count_weights())
         if self.trainer.is_global_zero:
             print(self._summary(), flush=True)
@@ -207,13 +206,6 @@ class CLI(LightningCLI):
             )
             runs.write_report(self.run_dir, report)
             print(render(report, self.run_dir, best))
-
-    def _continue_command(self, last: Path) -> str:
-        """What goes on with this run: its checkpoint says what it is, flags where and how it is run."""
-        settings = {**self.settings, "report_test": self.config[self.command]["report_test"]}
-        own = [name for name in settings if name not in STORED and name != "run_dir"]
-        flags = [f"--{name}={show(settings[name])}" for name in own if settings[name] != self.usual[name]]
-        return shlex.join(["python", "-m", "mlp_lm", "fit", f"--ckpt_path={last}", *flags])
 
     @contextmanager
     def _blaming_the_checkpoint(self) -> Iterator[None]:
