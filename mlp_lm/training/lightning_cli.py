@@ -101,7 +101,7 @@ class CLI(LightningCLI):
         parser.link_arguments("data.context_size", "model.context_size")
         parser.link_arguments("data.vocab_size", "model.vocab_size", apply_on="instantiate")
         self.add_own_flags(parser)
-        self.usual = parser.get_defaults()
+        self.usual = dict(parser.get_defaults().items())
         if self.content is not None:
             parser.set_defaults({k: v for k, v in checkpoint.settings(self.content).items() if k in self.usual})
 
