@@ -42,7 +42,7 @@ def check_continues(path: Path, content: dict[str, Any], settings: Settings) -> 
 
 
 def continue_command(last: Path, settings: Settings, usual: Settings) -> str:
-    """What goes on with a run: its checkpoint `last` says what it is; flags, where not `usual`, where and how it runs."""
+    """What goes on with a run: its checkpoint `last` says what it is, flags where and how it runs, if not `usual`."""
     own = [name for name in settings if name not in STORED and name != "run_dir"]
     flags = [f"--{name}={show(settings[name])}" for name in own if settings[name] != usual[name]]
     return shlex.join(["python", "-m", "mlp_lm", "fit", f"--ckpt_path={last}", *flags])
