@@ -46,7 +46,8 @@ def build_report(
         seed: Seed of the samples.
     """
     content = read(checkpoint)
-    model = language_model(checkpoint, content)
+    model, best_step = language_model(checkpoint, content), content["global_step"]
+    del content  # of which an optimizer's state may be twice the model
     losses = {}
     for split in ("dev", "test"):
         if split == "dev" or with_test:
@@ -59,7 +60,7 @@ def build_report(
             }
     return {
         "losses": losses,
-        "best_step": content["global_step"],
+        "best_step": best_step,
         "vocab_size": data.vocab_size,
         "weights": module.network.count_weights(),
         "windows": {split: len(getattr(data.corpus, split)) for split in SPLITS},
