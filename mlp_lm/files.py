@@ -74,10 +74,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file whole or not at all. Raises SettingsError where it cannot be written."""
-    try:
-        write_atomically(path, lambda file: file.write(text.encode()))
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be written ({error.strerror})") from error
+    _write_or_explain(path, lambda file: file.write(text.encode()))
 
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[object]]) -> None:
@@ -88,15 +85,19 @@ def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[object]]) ->
         csv.writer(text, lineterminator="\n").writerows(rows)
         text.detach()  # which writes the rest, and leaves the file open
 
-    try:
-        write_atomically(path, write)
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be written ({error.strerror})") from error
+    _write_or_explain(path, write)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """`write_text` of `value` as JSON, with null for numbers that are not finite, which JSON cannot say."""
     write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write_or_explain(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    try:
+        write_atomically(path, write)
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _finite(value: Any) -> Any:

@@ -75,6 +75,13 @@ def shown(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
+def as_written(value: object) -> str:
+    """The value of a setting as one would write it in a config."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def check(settings: Settings) -> None:
     """Raise SettingsError that names every setting which is out of its range or at odds with another.
 

@@ -48,7 +48,7 @@ def sample(
         only_new=only_new,
     )
     show = printable if sys.stdout.isatty() else str  # a file gets what was generated, a terminal nothing to obey
-    sys.stdout.writelines(f"{show(s.text)}{'…' if s.cut else ''}\n" for s in samples)
+    sys.stdout.writelines(f"{show(s.shown)}\n" for s in samples)
     sys.stdout.flush()
     print(model.summary(samples), file=sys.stderr)
     if len(samples) < num:

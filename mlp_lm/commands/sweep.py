@@ -15,8 +15,8 @@ from mlp_lm.errors import SettingsError, TrainingError
 from mlp_lm.files import write_text
 from mlp_lm.parsing import check_config_file
 from mlp_lm.settings import check
-from mlp_lm.training.runs import new_folder, run_name
-from mlp_lm.training.sweep.folder import SweepFolder, last_checkpoint, make_way, read_report
+from mlp_lm.training.runs import last_checkpoint, new_folder, run_name
+from mlp_lm.training.sweep.folder import SweepFolder, make_way, read_report
 from mlp_lm.training.sweep.grid import choose_points, parse_vary
 from mlp_lm.training.sweep.plan import Run, check_points, config_flags, last_line, plan_runs
 from mlp_lm.training.sweep.processes import note_signals, run_processes

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mlp_lm.errors import TrainingError
 from mlp_lm.models import checkpoint
-from mlp_lm.training.runs import CHECKPOINTS, REPORT
+from mlp_lm.training.runs import CHECKPOINTS, REPORT, last_checkpoint
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -48,7 +48,7 @@ class Checkpoints(Checkpoint):
     def __init__(self, run_dir: Path) -> None:
         """`run_dir`: the files go into its folder `checkpoints`, made when the first is written."""
         self.run_dir = run_dir
-        self.last, self.best = run_dir / CHECKPOINTS / "last.ckpt", run_dir / CHECKPOINTS / "best.ckpt"
+        self.last, self.best = last_checkpoint(run_dir), run_dir / CHECKPOINTS / "best.ckpt"
         self.best_dev_loss = float("inf")
         self._seconds_before = 0.0  # of training, before a run was continued
         self._start = time.perf_counter()

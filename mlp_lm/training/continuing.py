@@ -9,9 +9,8 @@ from typing import Any
 from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.files import is_one_of
 from mlp_lm.models import checkpoint
-from mlp_lm.settings import RUN, STORED, Settings, check_unchanged
-from mlp_lm.training.runs import CHECKPOINTS, REPORT, run_dir_of
-from mlp_lm.training.sweep.grid import show
+from mlp_lm.settings import RUN, STORED, Settings, as_written, check_unchanged
+from mlp_lm.training.runs import REPORT, last_checkpoint, run_dir_of
 
 
 def check_continues(path: Path, content: dict[str, Any], settings: Settings) -> None:
@@ -28,7 +27,7 @@ def check_continues(path: Path, content: dict[str, Any], settings: Settings) -> 
     step, limit, run_dir = content["global_step"], settings["trainer.max_steps"], run_dir_of(path)
     if step > limit:
         raise SettingsError(f"trainer.max_steps: found {limit:,}, but the checkpoint is at step {step:,} already")
-    last = run_dir / CHECKPOINTS / "last.ckpt"
+    last = last_checkpoint(run_dir)
     if not is_one_of(path, [last]) and (reached := _step_of(last)) > step:
         raise SettingsError(
             f"ckpt_path: {path} is at step {step:,}, but its run has reached step {reached:,}, which would be lost; "
@@ -44,7 +43,7 @@ def check_continues(path: Path, content: dict[str, Any], settings: Settings) -> 
 def continue_command(last: Path, settings: Settings, usual: Settings) -> str:
     """What goes on with a run: its checkpoint `last` says what it is, flags where and how it runs, if not `usual`."""
     own = [name for name in settings if name not in STORED and name != "run_dir"]
-    flags = [f"--{name}={show(settings[name])}" for name in own if settings[name] != usual[name]]
+    flags = [f"--{name}={as_written(settings[name])}" for name in own if settings[name] != usual[name]]
     return shlex.join(["python", "-m", "mlp_lm", "fit", f"--ckpt_path={last}", *flags])
 
 

@@ -46,7 +46,7 @@ def new_folder(name: str, kind: str, flag: str) -> Path:
 def chosen_run_dir(name: str) -> Path:
     """Make the folder of `--run_dir`. Raises SettingsError where it is no folder, not empty or not ours to write."""
     path = Path(os.path.expanduser(name))  # unlike Path.expanduser, leaves the ~ of an unknown user alone
-    last = path / CHECKPOINTS / "last.ckpt"
+    last = last_checkpoint(path)
     if last.exists():
         raise SettingsError(
             f"run_dir: {path} holds a run already; name another folder, or continue that run with --ckpt_path {last}"
@@ -89,6 +89,11 @@ def run_dir_of(checkpoint: Path) -> Path:
 def starred(text: str, where: str | None) -> str:
     """A generated item as reports show it: with a star where it stands in train."""
     return f"{text}*" if where == "train" else text
+
+
+def last_checkpoint(run_dir: Path) -> Path:
+    """`last.ckpt` of a run."""
+    return run_dir / CHECKPOINTS / "last.ckpt"
 
 
 def write_report(run_dir: Path, report: dict[str, Any]) -> None:

@@ -18,15 +18,10 @@ from filelock import FileLock, Timeout
 
 from mlp_lm.errors import SettingsError
 from mlp_lm.files import write_json
-from mlp_lm.training.runs import CHECKPOINTS, REPORT
+from mlp_lm.training.runs import REPORT, last_checkpoint
 from mlp_lm.training.sweep.grid import run_name
 
 INDEX, LOCK = "sweep.json", ".lock"
-
-
-def last_checkpoint(run_dir: Path) -> Path:
-    """`last.ckpt` of a run."""
-    return run_dir / CHECKPOINTS / "last.ckpt"
 
 
 def read_report(run_dir: Path) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from mlp_lm.errors import SettingsError
+from mlp_lm.settings import as_written
 
 MOST_RUNS = 10_000  # of one sweep; more is a slip of the hand
 Point = dict[str, str]  # setting to value, as written on the command line
@@ -77,16 +78,9 @@ def short_names(settings: Sequence[str]) -> dict[str, str]:
     return {name: end if [*last.values()].count(end) == 1 else name for name, end in last.items()}
 
 
-def show(value: Any) -> str:
-    """The value of a setting as one would write it in a config."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def run_name(values: Mapping[str, Any], seed: int, taken: Collection[str]) -> str:
     """`context_size=3,seed=1`: a folder's name that every file system takes, and that none of `taken` is."""
-    parts = [*(f"{name}={show(value)}" for name, value in values.items()), f"seed={seed}"]
+    parts = [*(f"{name}={as_written(value)}" for name, value in values.items()), f"seed={seed}"]
     name = ",".join(re.sub(r"[^\w.+=-]", "_", part, flags=re.ASCII) for part in parts)[-120:].lstrip(".,")
     folded = {other.casefold() for other in taken}  # some file systems do not tell a from A
     number, unique = 1, name

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mlp_lm.errors import SettingsError
-from mlp_lm.settings import check
-from mlp_lm.training.sweep.folder import SweepFolder, last_checkpoint
-from mlp_lm.training.sweep.grid import Point, short_names, show
+from mlp_lm.settings import as_written, check
+from mlp_lm.training.runs import last_checkpoint
+from mlp_lm.training.sweep.folder import SweepFolder
+from mlp_lm.training.sweep.grid import Point, short_names
 from mlp_lm.training.sweep.processes import OF_THEIR_OWN
 
 Described = Sequence[Mapping[str, Any]]  # of each point, `settings` and `identity`; see `points.describe`
@@ -94,7 +95,7 @@ def _flags(point: Point) -> list[str]:
 
 
 def _scalar(value: Any) -> Any:
-    return value if value is None or isinstance(value, (bool, int, float, str)) else show(value)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else as_written(value)
 
 
 def last_line(stderr: str) -> str:

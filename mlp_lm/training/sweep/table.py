@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from mlp_lm.settings import as_written
 from mlp_lm.training.runs import starred
-from mlp_lm.training.sweep.grid import short_names, show
+from mlp_lm.training.sweep.grid import short_names
 
 NUM_SAMPLES = 5  # of each point in the table
 MOST_LINES = 8  # of one picture; more cannot be told apart
@@ -50,7 +51,7 @@ def by_point(rows: Sequence[Row]) -> list[list[Row]]:
     """The rows of each point, seeds in their order; points sorted by mean dev loss."""
     points: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        points.setdefault(tuple(map(show, row.values.values())), []).append(row)
+        points.setdefault(tuple(map(as_written, row.values.values())), []).append(row)
     return sorted(points.values(), key=lambda point: _mean(_losses(point)))
 
 
@@ -79,7 +80,7 @@ def csv_text(rows: Sequence[Row]) -> str:
         numbers = [row.loss, _mean(own), _deviation(own)]
         writer.writerow(
             [
-                *map(show, row.values.values()),
+                *map(as_written, row.values.values()),
                 row.seed,
                 *("" if number is None or not math.isfinite(number) else f"{number:.6f}" for number in numbers),
                 *(report.get(name, "") for name in ("weights", "seconds", "first_step", "steps")),
@@ -98,7 +99,7 @@ def table_text(rows: Sequence[Row]) -> str:
     names = short_names(keys)
     lines = [[*(names[key] for key in keys), "dev loss", "weights", "seconds", "runs", "samples"]]
     for point in by_point(rows):
-        lines.append([*(show(point[0].values[key]) for key in keys), *_figures(point)])
+        lines.append([*(as_written(point[0].values[key]) for key in keys), *_figures(point)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     failed = [f"failed: {row.folder}: {row.problem}" for row in rows if row.problem]
@@ -121,14 +122,14 @@ def _figures(point: Sequence[Row]) -> list[str]:
 
 def varying(rows: Sequence[Row]) -> list[str]:
     """The settings that have more than one value."""
-    return [key for key in rows[0].values if len({show(row.values[key]) for row in rows}) > 1]
+    return [key for key in rows[0].values if len({as_written(row.values[key]) for row in rows}) > 1]
 
 
 def series(rows: Sequence[Row], key: str) -> dict[str, Series]:
     """Dev losses over the values of a setting: a series for each combination of the other settings, or one of all."""
     others = [other for other in varying(rows) if other != key]
     names = short_names(others)
-    labels = [", ".join(f"{names[other]}={show(row.values[other])}" for other in others) for row in rows]
+    labels = [", ".join(f"{names[other]}={as_written(row.values[other])}" for other in others) for row in rows]
     if len({*labels}) > MOST_LINES:
         labels = [""] * len(rows)
     found: dict[str, dict[float | str, list[float]]] = {}
@@ -139,4 +140,4 @@ def series(rows: Sequence[Row], key: str) -> dict[str, Series]:
 
 
 def _for_axis(value: Any) -> float | str:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else show(value)
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else as_written(value)
