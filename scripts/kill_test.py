@@ -104,7 +104,7 @@ def state(run: Path) -> dict[str, Any]:
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     optimizer = content["optimizer_states"][0]["state"]
     moments = {f"{i}.{name}": torch.as_tensor(v) for i, of_one in optimizer.items() for name, v in of_one.items()}
-    return {**content["state_dict"], **moments, "random state": content["mlp_lm"]["random_state"]}
+    return {**content["state_dict"], **moments}
 
 
 def curves(run: Path) -> dict[str, dict[int, float]]:
@@ -140,7 +140,7 @@ def kill_test(folder: Path, kills: int, seed: int) -> None:
             _, err = process.communicate()
             assert process.returncode == 0, err
         compare(whole, run)
-    print(f"{killed} kills in {runs} runs: weights, optimizer, random state and curves are those of one left alone")
+    print(f"{killed} kills in {runs} runs: weights, optimizer and curves are those of one left alone")
 
 
 def compare(whole: Path, run: Path) -> None:

@@ -84,26 +84,22 @@ def test_batches_are_all_windows_in_their_order(batch_size: int) -> None:
 
 # -- order -------------------------------------------------------------------------------------------------------
 
-SIZES = pytest.mark.parametrize(("num_examples", "batch_size"), [(10, 3), (12, 4), (5, 8), (7, 7), (1, 1)])
-
-
-def epoch(order: Order, number: int) -> list[list[int]]:
-    """The batches of one epoch, one step at a time."""
-    first = number * order.steps_per_epoch
-    return [order.indices(step, 1)[0].tolist() for step in range(first, first + order.steps_per_epoch)]
+SIZES = pytest.mark.parametrize(("num_windows", "batch_size"), [(10, 3), (12, 4), (5, 8), (7, 7), (1, 3)])
 
 
 @SIZES
-def test_an_epoch_has_every_example_once(num_examples: int, batch_size: int) -> None:
-    order = Order(num_examples, batch_size, seed=1)
-    for number in range(3):
-        batches = epoch(order, number)
-        assert sorted(example for batch in batches for example in batch) == list(range(num_examples))
-        assert all(len(batch) == batch_size for batch in batches[:-1])
+def test_every_epoch_has_every_window_once(num_windows: int, batch_size: int) -> None:
+    seen = Order(num_windows, batch_size, seed=1).indices(0, num_windows)  # B epochs
+    epochs = seen.view(batch_size, num_windows).tolist()
+    assert [sorted(epoch) for epoch in epochs] == [list(range(num_windows))] * batch_size
 
 
-def test_the_last_batch_of_an_epoch_takes_what_is_left() -> None:
-    assert [len(batch) for batch in epoch(Order(10, 3, seed=1), 5)] == [3, 3, 3, 1]
+@SIZES
+def test_every_batch_has_b_windows_whether_taken_alone_or_together(num_windows: int, batch_size: int) -> None:
+    order = Order(num_windows, batch_size, seed=1)
+    together = order.indices(2, 9)
+    assert together.shape == (9, batch_size)
+    assert together.tolist() == [order.indices(step, 1)[0].tolist() for step in range(2, 11)]
 
 
 def test_what_a_step_sees_depends_on_seed_and_step_alone() -> None:
@@ -114,35 +110,6 @@ def test_what_a_step_sees_depends_on_seed_and_step_alone() -> None:
     assert [Order(10, 3, seed=1).indices(step, 1).tolist() for step in reversed(range(12))] == in_turn[::-1]
 
 
-def test_steps_taken_together_see_what_each_alone_sees() -> None:
-    order = Order(10, 2, seed=1)
-    together = order.indices(6, 4)  # steps 6 to 9: all but the first of epoch 1
-    assert together.shape == (4, 2)
-    assert together.tolist() == [order.indices(step, 1)[0].tolist() for step in range(6, 10)]
-
-
 def test_every_epoch_and_every_seed_has_a_permutation_of_its_own() -> None:
-    seen = {str(epoch(Order(20, 4, seed), number)) for seed in (0, 1, 2**32 - 1) for number in range(4)}
-    assert len(seen) == 12
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "expected"),
-    [(3, [3, 2, 1, 1, 3, 2, 1, 1]), (5, [2, 1, 2, 1]), (10, [1, 1, 1]), (20, [1, 1, 1])],
-)
-def test_steps_of_one_shape_end_with_the_epoch_or_before_its_smaller_batch(
-    batch_size: int, expected: list[int]
-) -> None:
-    order = Order(10, batch_size, seed=1)
-    assert [order.steps_of_one_shape(step) for step in range(len(expected))] == expected
-
-
-@SIZES
-def test_steps_of_one_shape_never_cross_an_epoch(num_examples: int, batch_size: int) -> None:
-    order = Order(num_examples, batch_size, seed=1)
-    for step in range(3 * order.steps_per_epoch):
-        num_steps = order.steps_of_one_shape(step)
-        assert (step + num_steps - 1) // order.steps_per_epoch == step // order.steps_per_epoch
-        assert order.indices(step, num_steps).tolist() == [
-            order.indices(s, 1)[0].tolist() for s in range(step, step + num_steps)
-        ]
+    orders = [Order(20, 20, seed) for seed in (0, 1, 2**32 - 1)]
+    assert len({str(order.indices(epoch, 1)) for order in orders for epoch in range(4)}) == 12

@@ -6,8 +6,7 @@ A `.ckpt` is a Lightning checkpoint. Beside Lightning's own entries (`state_dict
     mlp_lm           format_version  int, FORMAT_VERSION
                      model           settings of the model: plain scalars and strings
                      trainer         max_steps, val_check_interval, log_every_n_steps, precision
-                     since_log       [mean losses, batch sizes] of the steps that are not yet in the curve, tensors
-                     random_state    uint8 tensor, torch's on the CPU; cuda_random_state, on CUDA, or None
+                     seed            int, of dropout
     TextDataModule   settings        settings of the data: plain scalars and strings
                      vocab           list of V strings, the boundary "" first
                      fingerprint     str, of the items of the three splits
@@ -39,7 +38,7 @@ from mlp_lm.ranges import COUNT, Range
 from mlp_lm.settings import RUN, STORED, check_ranges
 from mlp_lm.text.corpus import SPLITS, Corpus, stored_vocab
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KEY, DATA_KEY = "mlp_lm", "TextDataModule"
 PARTS = {"epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks", "optimizer_states"}
 PARTS |= {"lr_schedulers", KEY, DATA_KEY}
@@ -86,7 +85,6 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if not all(isinstance(part, dict) for part in (ours.get("model"), data.get("settings"), content.get("state_dict"))):
         raise CheckpointError(f"{path}: damaged; settings or weights are missing")
-    ours.setdefault("since_log", [torch.zeros(0), torch.zeros(0)])  # the first checkpoints of format 1 have none
     try:
         check_ranges({name: value for name, value in settings(content).items() if name != "seed_everything"})
         wrong = _wrong_parts(content)
@@ -121,8 +119,6 @@ def _wrong_parts(content: dict[str, Any]) -> list[str]:
     """The names of our own parts, see the head of this file, that are missing or of the wrong kind."""
     ours, data = content[KEY], content[DATA_KEY]
     hashes = data["item_hashes"]
-    losses, sizes = ours["since_log"]
-    torch.Generator().set_state(ours["random_state"])
     good = {
         "settings": {*RUN} <= settings(content).keys() <= STORED,  # no others, as they become defaults
         "vocab": len(stored_vocab(data["vocab"])) == ours["model"]["vocab_size"],
@@ -131,10 +127,6 @@ def _wrong_parts(content: dict[str, Any]) -> list[str]:
         "longest_item": data["longest_item"] in COUNT,
         "item_hashes": hashes is None
         or (hashes.keys() == {*SPLITS} and all(h.dtype == torch.int64 and h.ndim == 1 for h in hashes.values())),
-        "since_log": [part.shape for part in (losses, sizes)] == 2 * [losses.shape[:1]]
-        and losses.is_floating_point()
-        and len(losses) <= content["global_step"]
-        and bool(((sizes >= 1) & sizes.isfinite()).all()),
         "global_step": content["global_step"] in Range(0, 2**31 - 1, whole=True),
         "parts that ours never have": content.keys() <= PARTS,  # Lightning would take some for settings
     }

@@ -16,7 +16,7 @@ from mlp_lm.text.corpus import Ids
 from mlp_lm.text.vocab import BOUNDARY
 
 Batch = tuple[Tensor, Tensor]  # contexts (…, T) and targets (…), int64
-Chunk = tuple[Tensor, Tensor, int]  # contexts (K, b, T) and targets (K, b), b rows of batches of B; and B
+Chunk = tuple[Tensor, Tensor]  # contexts (K, B, T) and targets (K, B) of K steps, int64
 EVAL_BATCH_SIZE = 8192  # windows; more makes nothing faster
 
 
@@ -81,34 +81,34 @@ class Windows:
 
 
 class Order:
-    """Which examples each step of training sees: a function of (seed, step) and nothing else.
+    """Which windows each step of training sees: a function of (seed, step) and nothing else.
 
-    Epoch e goes through all N examples once, in a permutation drawn from (seed, e); its last batch is smaller
-    where B does not divide N. So resuming needs the step alone, and no K changes what a step sees.
+    Step s takes the positions [sB, (s + 1)B) of one endless sequence: the permutation of epoch 0, then that of epoch 1,
+    and so on, each drawn from (seed, epoch). So every batch has B windows, an epoch still sees each window once, and
+    resuming needs the step alone.
     """
 
-    def __init__(self, num_examples: int, batch_size: int, seed: int) -> None:
-        self.num_examples = num_examples
+    def __init__(self, num_windows: int, batch_size: int, seed: int) -> None:
+        self.num_windows = num_windows
         self.batch_size = batch_size
         self.seed = seed
-        self.steps_per_epoch = -(-num_examples // batch_size)
         self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.int64)
 
-    def steps_of_one_shape(self, step: int) -> int:
-        """How many steps from `step` on have batches of the same size and lie in the same epoch; at least 1."""
-        full_left = self.num_examples // self.batch_size - step % self.steps_per_epoch
-        return max(full_left, 1)
-
     def indices(self, step: int, num_steps: int) -> Tensor:
-        """Indices (K, B) of the examples of `num_steps` steps, at most `steps_of_one_shape(step)` of them."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._permutation = epoch, self._permute(epoch)
-        first = place * self.batch_size
-        return self._permutation[first : first + num_steps * self.batch_size].view(num_steps, -1)
+        """Indices (K, B) of the windows of K = `num_steps` steps."""
+        position, end = step * self.batch_size, (step + num_steps) * self.batch_size
+        parts = []
+        while position < end:
+            epoch, first = divmod(position, self.num_windows)
+            parts.append(self._permute(epoch)[first : first + end - position])
+            position += len(parts[-1])
+        return torch.cat(parts).view(num_steps, self.batch_size)
 
     def _permute(self, epoch: int) -> Tensor:
-        # Torch's generator takes 32 bits of a seed; a string seeds Python's with all of both numbers.
-        seed = random.Random(f"{self.seed}/{epoch}").getrandbits(32)
-        dtype = torch.int32 if self.num_examples < 1 << 31 else torch.int64  # half the memory where it will do
-        return torch.randperm(self.num_examples, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+        if epoch != self._epoch:
+            # Torch's generator takes 32 bits of a seed; a string seeds Python's with all of both numbers.
+            seed = random.Random(f"{self.seed}/{epoch}").getrandbits(32)
+            dtype = torch.int32 if self.num_windows < 1 << 31 else torch.int64  # half the memory where it will do
+            generator = torch.Generator().manual_seed(seed)
+            self._epoch, self._permutation = epoch, torch.randperm(self.num_windows, generator=generator, dtype=dtype)
+        return self._permutation

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 
+from mlp_lm.errors import SettingsError
 from mlp_lm.models.checkpoint import check_same_data
 from mlp_lm.models.known_items import facts_of
 from mlp_lm.settings import check_section
 from mlp_lm.text.corpus import DATASETS, Corpus, corpus_of, find
 from mlp_lm.text.windows import Batch, Chunk, Order, Windows, eval_batch_size
-from mlp_lm.training.trainer import Trainer
 
 
 class TextDataModule(LightningDataModule):
@@ -95,11 +95,19 @@ class TextDataModule(LightningDataModule):
 
     def train_dataloader(self) -> Chunks:
         """Chunks from the trainer's step to its next validation."""
+        assert self.trainer is not None
+        self.check_shares(self.trainer.world_size)
         if self.order_seed is None:
             self.order_seed = torch.initial_seed()
         windows = self.windows("train")
         order = Order(len(windows), self.settings["batch_size"], self.order_seed)
-        return Chunks(windows, order, self.settings["steps_per_execution"], cast(Trainer, self.trainer))
+        return Chunks(windows, order, self.settings["steps_per_execution"], self.trainer)
+
+    def check_shares(self, world_size: int) -> None:
+        """Raise SettingsError unless each of `world_size` processes gets the same number of rows of a batch."""
+        batch_size = self.settings["batch_size"]
+        if batch_size % world_size:
+            raise SettingsError(f"data.batch_size: found {batch_size:,}, expected a multiple of {world_size} processes")
 
     def val_dataloader(self) -> Batches:
         """The windows of dev, shared out among the processes."""
@@ -157,14 +165,11 @@ class Batches:
 
 
 class Chunks:
-    """The training examples from the trainer's current step to its next validation, as chunks.
+    """Training examples from the trainer's current step to its next validation, as chunks of up to K steps.
 
-    A chunk is (contexts (K, B, T), targets (K, B), B). It ends at the next multiple of K of the global step, or
-    earlier where an epoch of the data ends, where something is logged or validated, or where training ends: so
-    no interval need be a multiple of K, and a resumed run makes the same chunks.
-
-    Several processes share the rows of each batch out: contexts (K, b, T) and targets (K, b) are this one's,
-    and b is 0 where a batch has fewer rows than there are processes.
+    A chunk ends at the next multiple of K or at the next log point, whichever comes first; log points are the multiples
+    of the trainer's `log_every_n_steps`, every validation, and the end. So no interval has to divide another, and a
+    resumed run makes the same chunks. Of W processes, each takes its B/W rows of every batch.
     """
 
     def __init__(self, windows: Windows, order: Order, steps_per_execution: int, trainer: Trainer) -> None:
@@ -174,17 +179,22 @@ class Chunks:
         self.trainer = trainer
 
     def __iter__(self) -> Iterator[Chunk]:
-        step = self.trainer.global_step
-        end = self.trainer.next_validation(step)
-        rank, num_ranks = self.trainer.global_rank, self.trainer.world_size
+        """Contexts (K, B/W, T) and targets (K, B/W)."""
+        trainer = self.trainer
+        # A plain Lightning Trainer validates after each pass over the data.
+        steps_per_epoch = max(1, len(self.windows) // self.order.batch_size)
+        steps_per_validation = getattr(trainer, "steps_per_validation", steps_per_epoch)
+        steps_per_log: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # not declared
+        step = trainer.global_step
+        end = _next_multiple(steps_per_validation, step)
+        if trainer.max_steps > 0:
+            end = min(end, trainer.max_steps)
         while step < end:
-            num_steps = min(
-                self.steps_per_execution - step % self.steps_per_execution,
-                self.trainer.next_stop(step) - step,
-                self.order.steps_of_one_shape(step),
-            )
-            indices = self.order.indices(step, num_steps)  # (K, B)
-            own = indices if num_ranks == 1 else indices[:, rank::num_ranks]  # (K, b)
-            contexts, targets = self.windows[own.to(self.windows.starts.device)]
-            yield contexts, targets, indices.shape[1]
-            step += num_steps
+            stop = min(_next_multiple(self.steps_per_execution, step), _next_multiple(steps_per_log, step), end)
+            rows = self.order.indices(step, stop - step)[:, trainer.global_rank :: trainer.world_size]
+            yield self.windows[rows.to(self.windows.starts.device)]
+            step = stop
+
+
+def _next_multiple(interval: int, step: int) -> int:
+    return (step // interval + 1) * interval

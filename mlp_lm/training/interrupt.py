@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: noted when they come, acted on between two calls of `training_step`."""
+"""SIGTERM and Ctrl-C: noted when they come, acted on at the next log point."""
 
 from __future__ import annotations
 
@@ -15,67 +15,60 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mlp_lm.errors import Interrupted
 from mlp_lm.training.callbacks import Checkpoints
-from mlp_lm.training.module import MLPModule
 from mlp_lm.training.trainer import Trainer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopOnSignal(Callback):
-    """Ends a run that gets SIGTERM or Ctrl-C, on one of its processes or on all, with `last.ckpt` as it then stands.
+    """Ends a run that gets SIGTERM or Ctrl-C, in any of its processes, at the next log point, with `last.ckpt` saved.
 
-    A second Ctrl-C ends the process at once. Where a validation is due, the run ends after it, so that a continued
-    run misses none.
+    A second Ctrl-C ends the process at once.
     """
 
-    def __init__(self, checkpoints: Checkpoints, continue_command: str) -> None:
-        """`checkpoints` write `last.ckpt`; `continue_command` goes on from it."""
-        self.checkpoints, self.continue_command = checkpoints, continue_command
-        self.received: int | None = None
-        self.stopped = False
+    def __init__(self, checkpoints: Checkpoints, resume_command: str) -> None:
+        """`checkpoints` write `last.ckpt`; `resume_command` resumes from it."""
+        self.checkpoints, self.resume_command = checkpoints, resume_command
+        self.received: signal.Signals | None = None
         self.previous: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
-        """Take over from Lightning, which would end a run in the midst of a chunk, or lose what it learnt."""
+        """Take over from Lightning, which would end a run between two log points."""
         if threading.current_thread() is threading.main_thread():  # the only one that may set handlers
             self.previous = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if signum == self.received == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGINT)
-        self.received = signum
+        self.received = signal.Signals(signum)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def on_train_batch_end(self, trainer: LightningTrainer, pl_module: LightningModule, *_: Any) -> None:
-        """Save and stop, unless a validation will do the saving."""
-        if self._must_stop(trainer) and not cast(Trainer, trainer).validates_at(trainer.global_step):
-            cast(MLPModule, pl_module).check_losses()  # what went wrong must not replace the last good weights
-            self.checkpoints.save_last(trainer)
-            self._stop(trainer)
+        """Save and stop at a log point; if a validation is due there, it will."""
+        step = trainer.global_step
+        log_point = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]  # not declared
+        if log_point and not cast(Trainer, trainer).validates_at(step):
+            self._stop_if_asked(trainer, save=True)
 
     def on_validation_end(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
         """Stop; the checkpoint has just been written."""
-        if trainer.state.fn == "fit" and self._must_stop(trainer):
-            self._stop(trainer)
+        if trainer.state.fn == "fit":
+            self._stop_if_asked(trainer, save=False)
 
     def teardown(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave signals to those who had them before."""
+        """Give the signals back to those who handled them before."""
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
         self.previous = {}
-        if self.received is not None and not self.stopped:  # too late for us: as if we had never been
-            signal.raise_signal(self.received)
 
-    def _must_stop(self, trainer: LightningTrainer) -> bool:
+    def _stop_if_asked(self, trainer: LightningTrainer, save: bool) -> None:
         # All processes must stop at the same step, whichever of them was told to.
-        return trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
-
-    def _stop(self, trainer: LightningTrainer) -> None:
-        self.stopped = True
-        signum = signal.Signals(self.received or signal.SIGTERM)
+        if not trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            return
+        if save:
+            self.checkpoints.save_last(trainer)
+        signum = self.received or signal.SIGTERM
         raise Interrupted(
             f"{signum.name} at step {trainer.global_step:,}: saved {self.checkpoints.last}; "
-            f"continue with: {self.continue_command}",
+            f"resume with: {self.resume_command}",
             exit_code=128 + signum,
         )
 

@@ -172,6 +172,7 @@ class CLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Make the run folder, train, report. The other commands write no run."""
         config = self.config[self.command]
+        self.datamodule.check_shares(self.trainer.world_size)
         self.run_dir = ranks.by_first(self.trainer, self._run_dir)
         checkpoints = Checkpoints(self.run_dir)
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # public, but not declared

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.utils.tensorboard import SummaryWriter
 
@@ -48,7 +49,7 @@ class RangeTestModule(MLPModule):
 
     def losses(self) -> Floats:
         """The mean loss of each step so far, before the step."""
-        return self.recent_losses.tensors()[0].double().numpy()
+        return torch.cat(self._losses).double().numpy()
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Stop where the loss has blown up."""
@@ -83,10 +84,6 @@ class RangeTestTrainer(Trainer):
         self.limit_val_batches = 0  # dev is not read
         self.fit(model, datamodule=datamodule)
         return evaluate(rates, model.losses())
-
-    def logs_at(self, step: int) -> bool:
-        """Never: the module forgets the losses that it has logged."""
-        return False
 
 
 class LrFindCLI(CLI):
@@ -123,8 +120,8 @@ class LrFindCLI(CLI):
     def before_instantiate_classes(self) -> None:
         """Make the steps of the test those of the trainer, where nothing but K shortens a chunk."""
         config = self.config[self.command]
-        for name in ("max_steps", "val_check_interval", "log_every_n_steps"):
-            config["trainer"][name] = config["steps"]
+        config["trainer"]["max_steps"] = config["trainer"]["val_check_interval"] = config["steps"]
+        config["trainer"]["log_every_n_steps"] = config["steps"] + 1  # never: the module forgets what it has logged
         config["model"]["cuda_graph"] = False  # it pays where learning rates come back
 
     # -- running -------------------------------------------------------------------------------------------------

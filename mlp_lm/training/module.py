@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import sys
 import warnings
@@ -24,7 +23,6 @@ from mlp_lm.settings import check_section
 from mlp_lm.text.windows import Batch, Chunk
 from mlp_lm.training.nll_metric import NLLMetric
 from mlp_lm.training.optim import build_optimizer, check_state, learning_rate_at, set_learning_rate
-from mlp_lm.training.recent_losses import RecentLosses
 from mlp_lm.training.trainer import Trainer
 
 
@@ -87,9 +85,9 @@ class MLPModule(LightningModule):
         self.network = MLP(vocab_size, context_size, embedding_dim, hidden_dim, num_layers, dropout)
         self.dev_nll, self.test_nll = NLLMetric(), NLLMetric()
         self.automatic_optimization = False  # K steps a call: we run backward and the optimizer ourselves
-        self._dropout_seed = torch.initial_seed()  # where several processes train
+        self._seed = torch.initial_seed()  # of dropout
         self._fused: FusedSGD | GraphedSteps | None = None  # chosen when a fit starts
-        self.recent_losses = RecentLosses()
+        self._losses: list[Tensor] = []  # of the steps since the last log point, (K,) for each call
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -130,8 +128,8 @@ class MLPModule(LightningModule):
         )
 
     def training_step(self, chunk: Chunk) -> None:
-        """K optimizer steps: contexts (K, B, T), targets (K, B), and B; of several processes, each has b of B rows."""
-        contexts, targets, batch_size = chunk
+        """K optimizer steps: contexts (K, B, T), targets (K, B); of W processes, each has its B/W rows."""
+        contexts, targets = chunk
         steps = range(self.global_step, self.global_step + len(targets))
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
@@ -139,41 +137,23 @@ class MLPModule(LightningModule):
         if self._fused is not None:
             losses = self._fused.run(contexts, targets, rates)
             set_learning_rate(optimizer, rates[-1])  # as if it had taken the steps
-        elif self.trainer.world_size == 1:
-            losses = torch.stack([self._step(optimizer, *kth) for kth in zip(contexts, targets, rates, strict=True)])
         else:
             each = zip(contexts, targets, rates, steps, strict=True)
-            losses = torch.stack([self._shared_step(optimizer, batch_size, *kth) for kth in each])
-        self.recent_losses.add(losses, batch_size)
+            losses = torch.stack([self._step(optimizer, *kth) for kth in each])
+        self._losses.append(losses)
         self._count_steps(len(steps))
-        if cast(Trainer, self.trainer).logs_at(self.global_step):
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # not declared
             self._log_training()
 
-    def _step(self, optimizer: Optimizer, contexts: Tensor, targets: Tensor, rate: float) -> Tensor:
+    def _step(self, optimizer: Optimizer, contexts: Tensor, targets: Tensor, rate: float, step: int) -> Tensor:
         """One step through autograd: contexts (B, T), targets (B,). Returns the mean loss before it."""
         set_learning_rate(optimizer, rate)
+        if self.settings["dropout"]:
+            # A function of (seed, step, process), so that a resumed run drops the same units.
+            torch.manual_seed(random.Random(f"{self._seed}/{step}/{self.global_rank}").getrandbits(32))
         loss = F.cross_entropy(self.network(contexts), targets)  # (B, T) -> (B, V) -> ()
         optimizer.zero_grad()
-        torch.autograd.backward(loss)  # manual_backward without hooks that nobody set, for a seventh of the step
-        optimizer.step()
-        return loss.detach()
-
-    def _shared_step(
-        self, optimizer: Optimizer, batch_size: int, contexts: Tensor, targets: Tensor, rate: float, step: int
-    ) -> Tensor:
-        """One step of W processes, of which this one has b of B rows, perhaps none: contexts (b, T), targets (b,).
-
-        Returns its part of the mean loss over all B rows, times W: the mean of that over the processes is what one
-        process would find, and so is the mean of the gradients, which `manual_backward` takes.
-        """
-        set_learning_rate(optimizer, rate)
-        if self.settings["dropout"]:
-            # Each process drops units of its own, as a function of (seed, step): a resumed run drops the same.
-            torch.manual_seed(random.Random(f"{self._dropout_seed}/{step}/{self.global_rank}").getrandbits(32))
-        nats = F.cross_entropy(self.network(contexts), targets, reduction="sum")  # (b, T) -> (b, V) -> ()
-        loss = nats * (self.trainer.world_size / batch_size)
-        optimizer.zero_grad()
-        self.manual_backward(loss)
+        self.manual_backward(loss)  # several processes average their gradients
         optimizer.step()
         return loss.detach()
 
@@ -185,29 +165,28 @@ class MLPModule(LightningModule):
         """
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_by(num_steps)
 
+    def on_validation_start(self) -> None:
+        """A validation ends a stretch of the training curve."""
+        if self._losses:
+            self._log_training()
+
     def _log_training(self) -> None:
-        """Log the mean loss over the steps since the last log point, and the learning rate."""
-        self._average_losses()
-        loss = self.recent_losses.mean()
-        if not math.isfinite(loss):
-            self.check_losses()
-        self.recent_losses.clear()
-        self._log({"train/loss": loss, "lr": self.learning_rate(self.global_step - 1)})
+        """Log the mean loss over the steps since the last log point, and the learning rate.
 
-    def _average_losses(self) -> None:
+        Raises TrainingError if one of the losses is NaN or infinite.
+        """
+        losses = torch.cat(self._losses)  # on the device until here: reading one would wait for it
+        self._losses.clear()
         if self.trainer.world_size > 1:
-            self.recent_losses.average(self.trainer.strategy.reduce)
-
-    def check_losses(self) -> None:
-        """Raise TrainingError where a loss since the last log point is no number."""
-        self._average_losses()
-        if found := self.recent_losses.first_no_number():
-            before_end, loss = found
-            step = self.global_step - before_end
+            losses = cast(Tensor, self.trainer.strategy.reduce(losses))
+        losses = losses.double().cpu()
+        if not losses.isfinite().all():
+            step = self.global_step - len(losses) + int(losses.isfinite().logical_not().nonzero()[0])
             raise TrainingError(
-                f"train loss is {loss} at step {step + 1:,}, where the learning rate is {self.learning_rate(step):g}; "
-                "try a lower model.learning_rate. The checkpoints are as they were"
+                f"train loss is {losses[step - self.global_step]} at step {step + 1:,}, where the learning rate is "
+                f"{self.learning_rate(step):g}; try a lower model.learning_rate. The checkpoints are as they were"
             )
+        self._log({"train/loss": losses.mean().item(), "lr": self.learning_rate(self.global_step - 1)})
 
     def _log(self, values: dict[str, float]) -> None:
         if self.logger is not None:  # not self.log, whose x axis counts calls of training_step
@@ -257,18 +236,15 @@ class MLPModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what makes a checkpoint enough by itself; the datamodule's state holds the rest."""
-        self._average_losses()
         checkpoint[KEY] = {
             "format_version": FORMAT_VERSION,
             "model": dict(self.settings),
             "trainer": cast(Trainer, self.trainer).settings,
-            "since_log": [*self.recent_losses.tensors()],
-            "random_state": torch.get_rng_state(),  # dropout goes on where it was
-            "cuda_random_state": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "seed": self._seed,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up what a continued run needs and Lightning does not restore: random state, losses since a log point.
+        """Take up the seed of dropout, which Lightning does not restore.
 
         Raises ValueError where the optimizer's state is none, or the counter of `_count_steps` is at another step.
         """
@@ -280,9 +256,4 @@ class MLPModule(LightningModule):
         counter = checkpoint["loops"]["fit_loop"]["epoch_loop.manual_optimization.optim_step_progress"]
         if counter["total"]["completed"] != checkpoint["global_step"]:
             raise ValueError(f"{counter['total']['completed']} steps counted, but {checkpoint['global_step']} taken")
-        torch.set_rng_state(checkpoint[KEY]["random_state"])
-        device = self.trainer.strategy.root_device  # the module itself has not been moved there yet
-        losses, sizes = checkpoint[KEY]["since_log"]
-        self.recent_losses.restore(losses.to(device), sizes)
-        if device.type == "cuda" and checkpoint[KEY]["cuda_random_state"] is not None:
-            torch.cuda.set_rng_state(checkpoint[KEY]["cuda_random_state"], device)
+        self._seed = checkpoint[KEY]["seed"]

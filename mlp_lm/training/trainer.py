@@ -111,7 +111,6 @@ class Trainer(LightningTrainer):
         }
         self.tensorboard_extras = {name for name, is_wanted in wanted.items() if is_wanted}
         self.steps_per_validation = val_check_interval
-        self.steps_per_log = log_every_n_steps
         if accelerator == "auto":  # Lightning would pick MPS on a Mac, which is slower than its CPU here
             accelerator = "cuda" if torch.cuda.is_available() else "cpu"
         own = [callback for callback in cast(list[Callback], callbacks or []) if callback]
@@ -120,6 +119,7 @@ class Trainer(LightningTrainer):
         try:
             super().__init__(
                 max_steps=max_steps,
+                log_every_n_steps=log_every_n_steps,
                 max_epochs=-1,  # only steps end a run
                 num_sanity_val_steps=0,  # settings and data are checked before; it would read dev for nothing
                 use_distributed_sampler=False,  # there is no sampler to replace
@@ -154,22 +154,6 @@ class Trainer(LightningTrainer):
         elif self._omp_num_threads is None and batch_size // self.world_size * num_weights < SMALL_STEP:
             torch.set_num_threads(1)
 
-    def next_validation(self, step: int) -> int:
-        """The first step after `step` that is followed by a validation."""
-        return min(self.max_steps, _next_multiple(self.steps_per_validation, step))
-
     def validates_at(self, step: int) -> bool:
         """Whether a validation follows `step` steps."""
         return step % self.steps_per_validation == 0 or step == self.max_steps
-
-    def next_stop(self, step: int) -> int:
-        """The first step after `step` at which something other than training happens."""
-        return min(self.next_validation(step), _next_multiple(self.steps_per_log, step))
-
-    def logs_at(self, step: int) -> bool:
-        """Whether the training curve has a point after `step` steps."""
-        return step % self.steps_per_log == 0 or step == self.max_steps
-
-
-def _next_multiple(interval: int, step: int) -> int:
-    return (step // interval + 1) * interval
