@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mlp_lm.text.corpus import SPLITS, find, load_corpus
+from mlp_lm.text.corpus import SPLITS, load_corpus
+from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.windows import Windows
 
 
@@ -98,7 +99,7 @@ def measure_alone(path: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--path", default=str(find("names")), help="file to compare on")
+    parser.add_argument("--path", default=str(resolve_path("names")), help="file to compare on")
     parser.add_argument("--megabytes", type=float, default=100, help="size of the generated file; 0 leaves it out")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--alone", help=argparse.SUPPRESS)

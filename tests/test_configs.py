@@ -15,7 +15,7 @@ import yaml
 
 from mlp_lm.cli import COMMANDS, main
 from mlp_lm.commands import sweep
-from mlp_lm.text import corpus, download
+from mlp_lm.text.datasets import DATASETS, RemoteFile
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.trainer import Trainer
@@ -28,10 +28,10 @@ SHORT = ["--trainer.max_steps=3", "--model.lr_decay_steps=3"]
 @pytest.fixture
 def makemore(corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache folder that holds the small corpus as the dataset makemore."""
-    known = download.RemoteFile("http://127.0.0.1:9/", hashlib.sha256(corpus_file.read_bytes()).hexdigest(), "m.txt")
+    known = RemoteFile("http://127.0.0.1:9/", hashlib.sha256(corpus_file.read_bytes()).hexdigest(), "m.txt")
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "m.txt").write_bytes(corpus_file.read_bytes())
-    monkeypatch.setattr(corpus, "MAKEMORE", known)
+    monkeypatch.setitem(DATASETS, "makemore", known)
     monkeypatch.setenv("MLP_LM_CACHE", str(tmp_path / "cache"))
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from mlp_lm.errors import DataError
-from mlp_lm.text.corpus import MIN_ITEMS, SPLITS, Corpus, decode, encode, find, load_corpus, read_items, tokenize
+from mlp_lm.text.corpus import MIN_ITEMS, SPLITS, Corpus, decode, encode, load_corpus, read_items, tokenize
+from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.vocab import Vocab
 
 Write = Callable[[str | bytes], Path]
@@ -76,7 +77,7 @@ def test_an_item_typed_by_a_user_has_the_tokens_of_the_item_in_a_file(write: Wri
 
 
 def test_the_bundled_names_are_a_file_of_lower_case_names() -> None:
-    items = read_items(find("names"))
+    items = read_items(resolve_path("names"))
     assert len(items) > 10_000
     assert set("".join(items)) == set(LETTERS)
 

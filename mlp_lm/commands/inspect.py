@@ -8,7 +8,8 @@ from typing import Any
 from mlp_lm.errors import DataError
 from mlp_lm.files import check_outputs, write_json
 from mlp_lm.settings import check
-from mlp_lm.text.corpus import find, items_of, read_text, tokenize
+from mlp_lm.text.corpus import items_of, read_text, tokenize
+from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.statistics import Statistics, histogram, statistics, windows_of
 from mlp_lm.text.vocab import Vocab
 
@@ -31,7 +32,7 @@ def inspect(
         json: Write all figures to this file.
     """
     check({"data.context_size": context_size, "data.split_seed": split_seed})
-    source = find(path)
+    source = resolve_path(path)
     check_outputs([str(source)], json=(json, ()))
     text = read_text(source)
     items = items_of(text, source)

@@ -11,7 +11,8 @@ from mlp_lm.files import check_outputs, write_csv
 from mlp_lm.models.checkpoint import load
 from mlp_lm.models.language_model import Score, total
 from mlp_lm.models.metrics import NLL
-from mlp_lm.text.corpus import find, read_items, tokenize
+from mlp_lm.text.corpus import read_items, tokenize
+from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.vocab import Vocab
 
 
@@ -27,7 +28,7 @@ def score(file: str, items: str, output: str | None = None, skip_unknown: bool =
         output: CSV file to write instead of standard output.
         skip_unknown: Leave out items with characters that the model does not know.
     """
-    source = find(items)
+    source = resolve_path(items)
     check_outputs([file, str(source)], output=(output, ()))
     model = load(file)
     lines = read_items(source)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import os
 import random
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_lm.errors import DataError
-from mlp_lm.text.download import MAKEMORE, cache_folder, fetch
+from mlp_lm.text.datasets import DATASETS, resolve_path
 from mlp_lm.text.vocab import BOUNDARY, Vocab
 
 SPLITS = ("train", "dev", "test")
-DATASETS = ("names", "makemore")  # what `data.path` may name instead of a file
 MAX_MARKS = 100  # combining marks in a row; Unicode's stream-safe text format allows 30
 MIN_ITEMS = 6  # the fewest that leave none of int(0.8 n), int(0.9 n) and n without an item of its own
 
@@ -82,11 +79,11 @@ def load_corpus(
         DataError: The file is missing, unreadable, too small, or has an item that is too long.
     """
     if split_paths is None:
-        items = read_items(find(path), max_item_length)
+        items = read_items(resolve_path(path), max_item_length)
         splits = split_items(list(dict.fromkeys(items)) if unique else items, split_seed, path)
         del items  # a big corpus should stand in memory once
     else:
-        parts = [read_items(find(p), max_item_length) for p in split_paths]
+        parts = [read_items(resolve_path(p), max_item_length) for p in split_paths]
         splits = [list(dict.fromkeys(part)) if unique else part for part in parts]
     # A closed alphabet: all characters of the corpus, not of train alone.
     vocab = Vocab.build(set().union(*(set().union(*items) for items in splits)))
@@ -109,15 +106,6 @@ def corpus_of(settings: Mapping[str, Any]) -> Corpus:
         split_seed=settings["split_seed"],
         max_item_length=settings["max_item_length"],
     )
-
-
-def find(path: str) -> Path:
-    """The file that `data.path` means; a known dataset is fetched where it is not at hand."""
-    if path == "names":
-        return Path(str(files("mlp_lm.text") / "names.txt"))
-    if path == "makemore":
-        return fetch(MAKEMORE, cache_folder())
-    return Path(os.path.expanduser(path))  # unlike Path.expanduser, leaves the ~ of an unknown user alone
 
 
 def read_items(path: Path, max_item_length: int | None = None) -> list[str]:

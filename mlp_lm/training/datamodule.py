@@ -13,7 +13,8 @@ from mlp_lm.errors import SettingsError
 from mlp_lm.models.checkpoint import check_same_data
 from mlp_lm.models.known_items import facts_of
 from mlp_lm.settings import check_section
-from mlp_lm.text.corpus import DATASETS, Corpus, corpus_of, find
+from mlp_lm.text.corpus import Corpus, corpus_of
+from mlp_lm.text.datasets import DATASETS, resolve_path
 from mlp_lm.text.windows import Batch, Chunk, Order, Windows, eval_batch_size
 
 
@@ -142,7 +143,7 @@ class TextDataModule(LightningDataModule):
         """Files by their absolute path, so that the checkpoint works from any folder."""
         names = ("path", "train_path", "dev_path", "test_path")
         paths = {name: self.settings[name] for name in names}
-        return {n: str(find(p).absolute()) for n, p in paths.items() if p is not None and p not in DATASETS}
+        return {n: str(resolve_path(p).absolute()) for n, p in paths.items() if p is not None and p not in DATASETS}
 
     @cached_property
     def facts(self) -> dict[str, Any]:

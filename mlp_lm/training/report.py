@@ -13,7 +13,8 @@ import torch
 from mlp_lm import __version__
 from mlp_lm.models.checkpoint import language_model, read
 from mlp_lm.models.metrics import evaluate
-from mlp_lm.text.corpus import SPLITS, find
+from mlp_lm.text.corpus import SPLITS
+from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.vocab import printable
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
@@ -101,7 +102,7 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
     legend = " (* stands in train)" if any(s["where"] == "train" for s in report["samples"]) else ""
     file = shlex.quote(str(checkpoint))
     data = report["settings"]["data"]
-    items = shlex.quote(str(find(data["path"]) if data["dev_path"] is None else data["dev_path"]))
+    items = shlex.quote(str(resolve_path(data["path"]) if data["dev_path"] is None else data["dev_path"]))
     lines += [
         f"generated{legend}:",
         *(f"  {printable(sample)}" for sample in samples),

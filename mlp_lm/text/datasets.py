@@ -1,0 +1,81 @@
+"""Datasets known by name: bundled with the package, or fetched once into the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.request
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+from filelock import FileLock
+
+from mlp_lm.errors import DataError
+from mlp_lm.files import write_atomically
+
+TIMEOUT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file on the web whose content is known."""
+
+    url: str
+    sha256: str
+    file_name: str  # in the cache folder
+
+
+DATASETS: dict[str, Path | RemoteFile] = {
+    "names": Path(__file__).with_name("names.txt"),
+    "makemore": RemoteFile(
+        url="https://raw.githubusercontent.com/karpathy/makemore/master/names.txt",
+        sha256="0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
+        file_name="makemore_names.txt",
+    ),
+}
+
+
+def resolve_path(path: str) -> Path:
+    """The file that `path`, a path or the name of a dataset, refers to. Raises DataError if it cannot be fetched."""
+    dataset = DATASETS.get(path)
+    if isinstance(dataset, RemoteFile):
+        return fetch(dataset, cache_folder())
+    return dataset or Path(os.path.expanduser(path))  # unlike Path.expanduser, keeps the ~ of an unknown user
+
+
+def cache_folder() -> Path:
+    """`$MLP_LM_CACHE`, or `mlp_lm` in the user's cache folder."""
+    if own := os.environ.get("MLP_LM_CACHE"):
+        return Path(own)
+    base = os.environ.get("LOCALAPPDATA") if os.name == "nt" else os.environ.get("XDG_CACHE_HOME")
+    return Path(base or Path.home() / ".cache") / "mlp_lm"
+
+
+def fetch(remote: RemoteFile, folder: Path) -> Path:
+    """The copy of `remote` in `folder`, downloaded if it is not there yet; one process downloads, others wait.
+
+    Raises DataError if it cannot be fetched, or if the copy is not the expected file.
+    """
+    target = folder / remote.file_name
+    own_copy = "or name your own copy with --data.path FILE"
+    try:
+        if not target.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{target}.lock"):
+                if not target.exists():
+                    _download(remote, target)
+        found = hashlib.sha256(target.read_bytes()).hexdigest()
+    except (OSError, HTTPException, ValueError) as error:
+        raise DataError(f"could not fetch {remote.url} ({error}); put the file at {target}, {own_copy}") from error
+    if found != remote.sha256:
+        raise DataError(f"{target}: sha256 {found[:12]}…, expected {remote.sha256[:12]}…; delete the file, {own_copy}")
+    return target
+
+
+def _download(remote: RemoteFile, target: Path) -> None:
+    with urllib.request.urlopen(remote.url, timeout=TIMEOUT_SECONDS) as response:
+        content = response.read()
+    if (found := hashlib.sha256(content).hexdigest()) != remote.sha256:
+        raise ValueError(f"received sha256 {found[:12]}…, expected {remote.sha256[:12]}…")
+    write_atomically(target, lambda file: file.write(content))
