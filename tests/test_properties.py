@@ -9,19 +9,17 @@ from pathlib import Path
 import hypothesis
 import hypothesis.strategies as st
 import pytest
-import torch
 import yaml
 
 from mlp_lm.errors import CheckpointError, DataError, SettingsError
-from mlp_lm.models import checkpoint
 from mlp_lm.models.checkpoint import load
 from mlp_lm.parsing import check_config_file
 from mlp_lm.settings import RANGES, check
 from mlp_lm.text.corpus import SPLITS, decode, encode, load_corpus, read_items
-from mlp_lm.text.vocab import Vocab
+from mlp_lm.text.vocab import BOUNDARY, Vocab
 from mlp_lm.training.runs import run_name
 
-SHARED_FOLDER = hypothesis.HealthCheck.function_scoped_fixture  # each example writes over the files of the one before
+SHARED_FOLDER = hypothesis.HealthCheck.function_scoped_fixture  # each example overwrites the files of the last
 few = hypothesis.settings(
     max_examples=60, derandomize=True, deadline=None, database=None, suppress_health_check=[SHARED_FOLDER]
 )
@@ -33,7 +31,7 @@ values = st.recursive(
 )
 
 
-def item_of(line: str) -> str:
+def normalised(line: str) -> str:
     return unicodedata.normalize("NFC", line).strip()
 
 
@@ -41,48 +39,24 @@ def item_of(line: str) -> str:
 
 
 @few
-@hypothesis.given(texts)
-def test_what_a_vocabulary_encodes_it_decodes(text: str) -> None:
-    vocab = Vocab.build(text)
-    assert vocab.decode(vocab.encode(text)) == list(text)
-
-
-@few
 @hypothesis.given(st.lists(texts.map(lambda text: text.replace("\n", "")), max_size=9))
-def test_what_a_corpus_encodes_it_decodes(items: list[str]) -> None:
+def test_what_a_corpus_or_a_vocabulary_encodes_it_decodes(items: list[str]) -> None:
     vocab = Vocab.build("".join(items))
-    assert decode(encode(items, vocab), vocab) == items
+    stream = encode(items, vocab)
+    assert decode(stream, vocab) == items
+    assert stream.tolist() == [i for item in items for i in [*vocab.encode(item), BOUNDARY]]
+    assert vocab.decode(stream) == [token for item in items for token in [*item, ""]]
 
 
 @few
 @hypothesis.given(lines=st.lists(texts, min_size=6, max_size=20), line_end=st.sampled_from(["\n", "\r\n", "\r"]))
 def test_the_splits_hold_the_lines_of_a_file_and_nothing_else(lines: list[str], line_end: str, tmp_path: Path) -> None:
     (tmp_path / "items.txt").write_bytes(line_end.join(lines).encode())
-    expected = [item for item in map(item_of, "\n".join(lines).replace("\r", "\n").split("\n")) if item]
+    expected = [item for item in map(normalised, "\n".join(lines).replace("\r", "\n").split("\n")) if item]
     hypothesis.assume(len(expected) >= 6)
     path = str(tmp_path / "items.txt")
     corpus = load_corpus(path, None, unique=False, split_seed=1, max_item_length=100)
     assert sorted(item for split in SPLITS for item in corpus.items(split)) == sorted(expected)
-
-
-@few
-@hypothesis.given(
-    number=st.integers(1, 2**31 - 1),
-    share=st.floats(0, 1, exclude_max=True),
-    switch=st.booleans(),
-    path=texts.map("a".__add__),
-)
-def test_settings_come_back_from_a_checkpoint(
-    number: int, share: float, switch: bool, path: str, best: Path, tmp_path: Path
-) -> None:
-    content = torch.load(best, weights_only=True)
-    hypothesis.assume(path in RANGES["data.path"])
-    content["TextDataModule"]["settings"] |= {"batch_size": number, "path": path, "unique": switch}
-    content["mlp_lm"]["model"] |= {"dropout": share, "lr_decay_steps": number}
-    torch.save(content, tmp_path / "x.ckpt")
-    found = checkpoint.settings(checkpoint.read(tmp_path / "x.ckpt"))
-    assert (found["data.batch_size"], found["model.lr_decay_steps"], found["model.dropout"]) == (number, number, share)
-    assert (found["data.path"], found["data.unique"]) == (path, switch)
 
 
 # -- any bytes, any values -------------------------------------------------------------------------------------------
@@ -97,7 +71,7 @@ def test_any_bytes_are_items_or_one_error(content: bytes, tmp_path: Path) -> Non
     except DataError as error:
         assert str(tmp_path) in str(error)
     else:
-        assert all(item == item_of(item) != "" for item in items)
+        assert all(item == normalised(item) != "" for item in items)
 
 
 def damaged(good: bytes) -> st.SearchStrategy[bytes]:

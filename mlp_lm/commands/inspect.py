@@ -8,7 +8,7 @@ from typing import Any
 from mlp_lm.errors import DataError
 from mlp_lm.files import check_outputs, write_json
 from mlp_lm.settings import check
-from mlp_lm.text.corpus import items_of, read_text, tokenize
+from mlp_lm.text.corpus import parse_items, read_text, tokenize
 from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.statistics import Statistics, histogram, statistics, windows_of
 from mlp_lm.text.vocab import Vocab
@@ -35,7 +35,7 @@ def inspect(
     source = resolve_path(path)
     check_outputs([str(source)], json=(json, ()))
     text = read_text(source)
-    items = items_of(text, source)
+    items = parse_items(text, source)
     vocab = Vocab.build(set().union(*map(tokenize, items)))
     windows = None if item is None else _windows(path, item.strip(), vocab, context_size)
     found = statistics(items, text, split_seed)

@@ -30,7 +30,7 @@ from mlp_lm.models.ngram import (
     witten_bell,
 )
 from mlp_lm.settings import check
-from mlp_lm.text.corpus import Corpus, corpus_of
+from mlp_lm.text.corpus import Corpus, corpus_from_settings
 from mlp_lm.text.windows import Windows, eval_batch_size
 
 ADDED = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that add_k chooses from, on dev
@@ -96,7 +96,7 @@ def ngram(
     content = checkpoint.read(mix) if mix is not None else None
     data = _data_settings(content, given)
     check({f"data.{name}": value for name, value in data.items()})
-    corpus = corpus_of(data)
+    corpus = corpus_from_settings(data)
     if content is not None and mix is not None:
         checkpoint.check_same_data(mix, content[checkpoint.DATA_KEY], corpus)
     models, rows = _table(corpus, numbers, smoothing)

@@ -18,7 +18,7 @@ from mlp_lm.models.network import SATURATED
 from mlp_lm.models.untrusted import UNFIT
 from mlp_lm.models.views import activation_shares, next_token_probs
 from mlp_lm.parsing import did_you_mean
-from mlp_lm.text.corpus import corpus_of
+from mlp_lm.text.corpus import corpus_from_settings
 from mlp_lm.text.windows import Windows, eval_batch_size
 from mlp_lm.training.curves import read_curves
 from mlp_lm.training.runs import CHECKPOINTS, run_dir_of
@@ -114,7 +114,7 @@ def _activations(path: Path, model: LanguageModel) -> Panel:
         raise CheckpointError(f"{path}: says nothing of its corpus; expected the checkpoint of a network (.ckpt)")
     content = checkpoint.read(path)
     try:
-        corpus = corpus_of(content[checkpoint.DATA_KEY]["settings"])
+        corpus = corpus_from_settings(content[checkpoint.DATA_KEY]["settings"])
     except DataError as error:
         problem = str(error).partition("; ")[0]
         others = ",".join(name for name in PLOTS if name != "activations")

@@ -36,7 +36,8 @@ from mlp_lm.models.network import MLP, SHAPE
 from mlp_lm.models.untrusted import UNFIT, check_checkpoint
 from mlp_lm.ranges import COUNT, Range
 from mlp_lm.settings import RUN, STORED, check_ranges
-from mlp_lm.text.corpus import SPLITS, Corpus, stored_vocab
+from mlp_lm.text.corpus import SPLITS, Corpus
+from mlp_lm.text.vocab import Vocab
 
 FORMAT_VERSION = 2
 KEY, DATA_KEY = "mlp_lm", "TextDataModule"
@@ -121,7 +122,7 @@ def _wrong_parts(content: dict[str, Any]) -> list[str]:
     hashes = data["item_hashes"]
     good = {
         "settings": {*RUN} <= settings(content).keys() <= STORED,  # no others, as they become defaults
-        "vocab": len(stored_vocab(data["vocab"])) == ours["model"]["vocab_size"],
+        "vocab": len(Vocab(data["vocab"])) == ours["model"]["vocab_size"],
         "fingerprint": isinstance(data["fingerprint"], str),
         "order_seed": data["order_seed"] in Range(0, 2**64 - 1, whole=True),  # torch's own, unless one was chosen
         "longest_item": data["longest_item"] in COUNT,
@@ -171,7 +172,7 @@ def language_model(path: str | os.PathLike[str], content: dict[str, Any]) -> Lan
     try:
         data = content[DATA_KEY]
         return LanguageModel(
-            vocab=stored_vocab(data["vocab"]),
+            vocab=Vocab(data["vocab"]),
             context_size=context_size,
             log_probs=network.log_probs,
             longest_item=data["longest_item"],

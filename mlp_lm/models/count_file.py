@@ -25,7 +25,7 @@ from mlp_lm.models.network import MLP, SHAPE
 from mlp_lm.models.ngram import Level, NGramModel
 from mlp_lm.models.untrusted import UNFIT, check_zip
 from mlp_lm.ranges import COUNT
-from mlp_lm.text.corpus import SPLITS, stored_vocab
+from mlp_lm.text.corpus import SPLITS
 from mlp_lm.text.vocab import Vocab
 
 FORMAT_VERSION = 1
@@ -98,7 +98,7 @@ def load(path: str | os.PathLike[str]) -> LanguageModel:
 
 
 def _unpack(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> LanguageModel:
-    vocab, order = stored_vocab(header["vocab"]), header["order"]
+    vocab, order = Vocab(header["vocab"]), header["order"]
     if header["longest_item"] not in COUNT or order not in COUNT:
         raise ValueError("its order, or the length of its longest item, is none")
     levels = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import hashlib
 import random
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,7 @@ from mlp_lm.text.datasets import DATASETS, resolve_path
 from mlp_lm.text.vocab import BOUNDARY, Vocab
 
 SPLITS = ("train", "dev", "test")
-MAX_MARKS = 100  # combining marks in a row; Unicode's stream-safe text format allows 30
-MIN_ITEMS = 6  # the fewest that leave none of int(0.8 n), int(0.9 n) and n without an item of its own
+MIN_ITEMS = 6  # the fewest with which no split is empty
 
 Ids = npt.NDArray[np.integer[Any]]  # of the smallest type that holds V
 
@@ -46,13 +44,6 @@ def item_lengths(stream: Ids) -> Ids:
     return np.diff(np.flatnonzero(stream == BOUNDARY), prepend=-1) - 1
 
 
-def stored_vocab(tokens: Sequence[str]) -> Vocab:
-    """The vocabulary that a file holds. Raises ValueError or TypeError where a token is none that a text can have."""
-    if any(len(token) != 1 or token == "\n" or 0xD800 <= ord(token) <= 0xDFFF for token in tokens[1:]):
-        raise ValueError("a token that is not one character")
-    return Vocab(tokens)
-
-
 def tokenize(text: str) -> list[str]:
     """The tokens of an item or of the start of one."""
     return list(unicodedata.normalize("NFC", text))
@@ -70,18 +61,18 @@ def load_corpus(
 
     Args:
         path: A UTF-8 text file with one item a line, or the name of a known dataset.
-        split_paths: Files for train, dev and test; where given, `path` is not read and nothing is shuffled.
+        split_paths: Files for train, dev and test. If given, `path` is not read and nothing is shuffled.
         unique: Drop repeated items before the split (in each file of `split_paths`), keeping the first.
         split_seed: Seed of the shuffle before the split.
         max_item_length: Longest item allowed, in characters.
 
     Raises:
-        DataError: The file is missing, unreadable, too small, or has an item that is too long.
+        DataError: A file is missing, unreadable or too small, or has an item that is too long.
     """
     if split_paths is None:
         items = read_items(resolve_path(path), max_item_length)
         splits = split_items(list(dict.fromkeys(items)) if unique else items, split_seed, path)
-        del items  # a big corpus should stand in memory once
+        del items  # a large corpus should be in memory only once
     else:
         parts = [read_items(resolve_path(p), max_item_length) for p in split_paths]
         splits = [list(dict.fromkeys(part)) if unique else part for part in parts]
@@ -96,8 +87,8 @@ def load_corpus(
     return Corpus(vocab, train, dev, test, digest.hexdigest())
 
 
-def corpus_of(settings: Mapping[str, Any]) -> Corpus:
-    """`load_corpus` with the settings of a config's section `data`; further ones are not read."""
+def corpus_from_settings(settings: Mapping[str, Any]) -> Corpus:
+    """`load_corpus` with the `data` settings of a config; other settings are ignored."""
     split_paths = [settings[f"{split}_path"] for split in SPLITS]
     return load_corpus(
         settings["path"],
@@ -109,12 +100,12 @@ def corpus_of(settings: Mapping[str, Any]) -> Corpus:
 
 
 def read_items(path: Path, max_item_length: int | None = None) -> list[str]:
-    """`items_of` the text of a file. Raises DataError that names the path, and the line where one is to blame."""
-    return items_of(read_text(path), path, max_item_length)
+    """The items of a file, see `parse_items`. Raises DataError that names the path and, if possible, the line."""
+    return parse_items(read_text(path), path, max_item_length)
 
 
-def items_of(text: str, path: Path, max_item_length: int | None = None) -> list[str]:
-    """The items of a text: lines without surrounding white space, blank ones skipped. `path` is for errors."""
+def parse_items(text: str, path: Path, max_item_length: int | None = None) -> list[str]:
+    """The items of a text: lines without surrounding white space, blank lines skipped. `path` is for errors."""
     items = [item for line in text.split("\n") if (item := line.strip())]
     if not items:
         raise DataError(f"{path}: {'only blank lines' if text else 'an empty file'}; expected one item a line")
@@ -129,9 +120,7 @@ def items_of(text: str, path: Path, max_item_length: int | None = None) -> list[
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, NFC-normalised, with or without a byte order mark, line ends as line feeds."""
-    if path.is_char_device() or path.is_block_device():  # which may never end
-        raise DataError(f"{path}: a device; expected a text file with one item a line")
+    """The text of a UTF-8 file, NFC-normalised, without byte order mark, its line ends as line feeds."""
     try:
         data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
@@ -151,35 +140,20 @@ def read_text(path: Path) -> str:
             f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x} at byte {column} of the line); "
             "convert the file to UTF-8"
         ) from None
-    if "\r" in text:  # of Windows, or of old Macs
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if text.isascii():
-        return text
-    _check_marks(text, path)
-    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
-
-
-def _check_marks(text: str, path: Path) -> None:
-    """Raise DataError for a pile of combining marks: bringing n of them into their order takes n² steps."""
-    marks = "".join(c for c in sorted(set(text)) if unicodedata.combining(c))
-    if marks and (pile := re.search(f"[{marks}]{{{MAX_MARKS + 1}}}", text)):
-        line = text.count("\n", 0, pile.start()) + 1
-        raise DataError(
-            f"{path}:{line}: more than {MAX_MARKS} combining marks on one character; no script does that, "
-            "so remove the line"
-        )
+    text = text.replace("\r\n", "\n").replace("\r", "\n")  # line ends of Windows and of old Macs
+    return unicodedata.normalize("NFC", text)
 
 
 def split_items(items: list[str], split_seed: int, source: str) -> list[list[str]]:
     """Shuffle `items` in place and cut them at 80 % and 90 % into train, dev and test, as the lecture does.
 
-    Raises DataError that names `source` where a split would stay empty.
+    Raises DataError that names `source` if a split would be empty.
     """
     n = len(items)
     if n < MIN_ITEMS:
         raise DataError(
-            f"{source}: {n} {'item' if n == 1 else 'items'}, too few for train, dev and test; it takes {MIN_ITEMS} "
-            "(repeated items count once unless `unique` is false)"
+            f"{source}: {n} {'item' if n == 1 else 'items'}, too few for train, dev and test; "
+            f"at least {MIN_ITEMS} are needed (repeated items count once unless `unique` is false)"
         )
     random.Random(split_seed).shuffle(items)
     return [items[: int(0.8 * n)], items[int(0.8 * n) : int(0.9 * n)], items[int(0.9 * n) :]]
@@ -188,17 +162,17 @@ def split_items(items: list[str], split_seed: int, source: str) -> list[list[str
 def encode(items: Sequence[str], vocab: Vocab, block: int = 1 << 20) -> Ids:
     """The token stream of `items`: ids in the smallest type that holds V, each item ended by the boundary.
 
-    A line feed, which no item contains, stands for the boundary while text becomes code points and code points
-    become ids by one table look-up; `block` items at a time, which bounds the memory that this takes.
+    Text becomes code points, and code points become ids by one table look-up. A line feed, which no item contains,
+    is the boundary's code point. `block` items are encoded at a time, which bounds the memory needed.
     """
     code_points = [ord(token) for token in vocab.tokens[1:]]
     dtype = np.uint8 if len(vocab) <= 1 << 8 else np.int16 if len(vocab) <= 1 << 15 else np.int32
-    ids_of: Ids = np.zeros(max([ord("\n"), *code_points]) + 1, dtype)
-    ids_of[code_points] = np.arange(1, len(vocab))
+    table: Ids = np.zeros(max([ord("\n"), *code_points]) + 1, dtype)
+    table[code_points] = np.arange(1, len(vocab))
     parts: list[Ids] = [np.zeros(0, dtype)]
     for start in range(0, len(items), block):
         text = "\n".join(items[start : start + block]) + "\n"
-        parts.append(ids_of[np.frombuffer(text.encode("utf-32-le"), np.uint32)])
+        parts.append(table[np.frombuffer(text.encode("utf-32-le"), np.uint32)])
     return np.concatenate(parts)
 
 

@@ -13,7 +13,7 @@ from mlp_lm.errors import SettingsError
 from mlp_lm.models.checkpoint import check_same_data
 from mlp_lm.models.known_items import facts_of
 from mlp_lm.settings import check_section
-from mlp_lm.text.corpus import Corpus, corpus_of
+from mlp_lm.text.corpus import Corpus, corpus_from_settings
 from mlp_lm.text.datasets import DATASETS, resolve_path
 from mlp_lm.text.windows import Batch, Chunk, Order, Windows, eval_batch_size
 
@@ -62,7 +62,7 @@ class TextDataModule(LightningDataModule):
     @cached_property
     def corpus(self) -> Corpus:
         """The corpus, read when it is first asked for. Raises DataError."""
-        return corpus_of(self.settings)
+        return corpus_from_settings(self.settings)
 
     @property
     def source(self) -> str:

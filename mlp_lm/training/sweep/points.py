@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from mlp_lm.errors import CheckpointError, DataError, MlpLmError, SettingsError
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import did_you_mean
-from mlp_lm.text.corpus import corpus_of
+from mlp_lm.text.corpus import corpus_from_settings
 from mlp_lm.training.lightning_cli import CLI
 from mlp_lm.training.quiet import silence
 
@@ -75,7 +75,9 @@ def describe(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         key = json.dumps(data)
         if key not in fingerprints:
             try:
-                fingerprints[key] = corpus_of({k.removeprefix("data."): v for k, v in data.items()}).fingerprint
+                fingerprints[key] = corpus_from_settings(
+                    {k.removeprefix("data."): v for k, v in data.items()}
+                ).fingerprint
             except DataError as error:
                 fingerprints[key] = ""
                 problems[str(error)] = None
