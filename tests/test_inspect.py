@@ -24,7 +24,7 @@ def names(tmp_path: Path) -> Path:
 def test_items_of_dev_and_test_that_occur_in_train_too() -> None:
     items = [str(i) for i in range(10)]
     assert repeats_of_train(items, 42) == {"dev": 0, "test": 0}
-    assert repeats_of_train(["a"] * 10, 42) == {"dev": 1, "test": 1}
+    assert repeats_of_train(["a"] * 20, 42) == {"dev": 1, "test": 1}
     # At seed 42, items 0 and 1 of ten become dev and test.
     assert repeats_of_train([items[5], *items[1:]], 42) == {"dev": 1, "test": 0}
 
