@@ -1,4 +1,4 @@
-"""`python -m mlp_lm ngram`: what counting reaches on the split that `fit` trains on."""
+"""`python -m mlp_lm ngram`: the losses of count models on the split that `fit` trains on."""
 
 from __future__ import annotations
 
@@ -19,21 +19,12 @@ from mlp_lm.models.known_items import facts_of
 from mlp_lm.models.language_model import Mixture
 from mlp_lm.models.metrics import NLL, evaluate, token_nll
 from mlp_lm.models.network import MLP
-from mlp_lm.models.ngram import (
-    Counts,
-    Level,
-    NGramModel,
-    Smoothing,
-    add_k,
-    count,
-    modified_kneser_ney,
-    witten_bell,
-)
+from mlp_lm.models.ngram import Counts, Level, NGramModel, Smoothing, add_k, count, modified_kneser_ney
 from mlp_lm.settings import check
 from mlp_lm.text.corpus import Corpus, corpus_from_settings
 from mlp_lm.text.windows import Windows, eval_batch_size
 
-ADDED = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that add_k chooses from, on dev
+ADDED = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # values of k that add_k tries on dev
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,8 @@ class Row:
     train: float  # nats/token
     dev: float
     seconds: float
-    remark: str  # what the smoothing chose
+    added: float | None  # the k that add_k chose
+    fallbacks: list[int]  # levels whose discounts mkn could not estimate
 
 
 def ngram(
@@ -72,17 +64,17 @@ def ngram(
     One row an order: contexts possible and seen, numbers stored, nats/token and perplexity on train and dev, seconds.
 
     Args:
-        path: Text file or known dataset, as data.path of fit; names unless given. With --mix, the checkpoint's own.
+        path: Text file or known dataset, as data.path of fit; default names, or with --mix the checkpoint's own.
         orders: Orders n, from 1 to 12, separated by commas.
-        smoothing: mkn is interpolated modified Kneser-Ney; add_k adds the same k, chosen on dev; interpolated is
-            Witten-Bell; none leaves relative frequencies, for which unseen events are impossible.
-        unique: Drop repeated items before the split; true unless given.
-        split_seed: Seed of the shuffle before the split; 42 unless given.
+        smoothing: mkn is interpolated modified Kneser-Ney; add_k adds the same k, chosen on dev, to every count; none
+            leaves relative frequencies, for which unseen events are impossible.
+        unique: Drop repeated items before the split; default true.
+        split_seed: Seed of the shuffle before the split; default 42.
         train_path: File of the train split, together with dev_path and test_path.
         dev_path: File of the dev split.
         test_path: File of the test split.
-        max_item_length: Longest item allowed, in characters; 10,000 unless given.
-        test: Report the test split too, for the order that is best on dev.
+        max_item_length: Longest item allowed, in characters; default 10,000.
+        test: Report the test split too, for the order that is best on dev, and with --mix for the mixture.
         mix: Checkpoint of a network: take corpus and split from it, and mix it with the order that is best on dev.
         save: Write the order that is best on dev, or the mixture, to this .npz file; sample and score read it.
         plot: Draw dev loss and contexts over the order into this PNG or SVG file.
@@ -103,9 +95,10 @@ def ngram(
     best = min(range(len(rows)), key=lambda i: rows[i].dev)
     print(f"best on dev: order {rows[best].order}")
     report: dict[str, Any] = {"data": data, "smoothing": smoothing, "orders": [asdict(row) for row in rows]}
+    splits = ["dev", "test"] if test else ["dev"]
     mixture = None
     if content is not None and mix is not None:
-        mixture, report["mixture"] = _mix(mix, content, models[best], rows[best].order, corpus)
+        mixture, report["mixture"] = _mix(mix, content, models[best], corpus, splits)
     elif test:
         nll = _evaluate(models[best].log_probs, corpus, "test", rows[best].order - 1)
         report["test"] = {"order": rows[best].order, "test": nll.nats_per_token}
@@ -130,61 +123,68 @@ def _orders(text: str) -> list[int]:
 
 
 def _data_settings(content: dict[str, Any] | None, given: dict[str, Any]) -> dict[str, Any]:
-    """What is given on the command line, over the checkpoint's or the usual settings."""
-    usual = {"path": "names", "unique": True, "split_seed": 42, "max_item_length": 10_000}
-    usual |= {"train_path": None, "dev_path": None, "test_path": None}
+    """The settings given on the command line, the others from the checkpoint or by default."""
+    defaults = {"path": "names", "unique": True, "split_seed": 42, "max_item_length": 10_000}
+    defaults |= {"train_path": None, "dev_path": None, "test_path": None}
     own = content[checkpoint.DATA_KEY]["settings"] if content is not None else {}
-    known = {name: own.get(name, value) for name, value in usual.items()}
+    known = {name: own.get(name, value) for name, value in defaults.items()}
     return known | {name: value for name, value in given.items() if value is not None}
 
 
 def _table(corpus: Corpus, orders: list[int], smoothing: Smoothing) -> tuple[list[NGramModel], list[Row]]:
-    """Train and evaluate all orders, printing a row for each as it is ready."""
+    """Train and evaluate all orders, and print the row of each as soon as it is ready."""
     vocab_size, models, rows = len(corpus.vocab), [], []
     print("order  contexts possible       seen  parameters   train     ppl     dev     ppl  seconds")
     for order in orders:
         start = time.perf_counter()
         counts = count(corpus.train, vocab_size, order)
-        levels, remark = _smooth(counts, corpus, smoothing)
+        levels, added, fallbacks = _smooth(counts, corpus, smoothing)
         model = NGramModel(levels, vocab_size)
         seconds = time.perf_counter() - start
         train, dev = (_evaluate(model.log_probs, corpus, split, order - 1).nats_per_token for split in ("train", "dev"))
         seen = len(np.unique(counts[-1].contexts))
-        row = Row(order, vocab_size ** (order - 1), seen, model.count_parameters(), train, dev, seconds, remark)
+        possible, parameters = vocab_size ** (order - 1), model.count_parameters()
         print(
-            f"{order:>5}{_wide(row.contexts_possible):>19}{seen:>11,}{row.parameters:>12,}{train:>8.4f}{np.exp(train):>8.3f}"
+            f"{order:>5}{_wide(possible):>19}{seen:>11,}{parameters:>12,}{train:>8.4f}{np.exp(train):>8.3f}"
             f"{dev:>8.4f}{np.exp(dev):>8.3f}{seconds:>9.2f}"
         )
         models.append(model)
-        rows.append(row)
-    for remark in dict.fromkeys(row.remark for row in rows if row.remark):
-        concerned = ", ".join(str(row.order) for row in rows if row.remark == remark)
-        print(f"order {concerned}: {remark}")
+        rows.append(Row(order, possible, seen, parameters, train, dev, seconds, added, fallbacks))
+    _print_choices(rows)
     return models, rows
+
+
+def _print_choices(rows: Sequence[Row]) -> None:
+    """Print what the smoothing chose."""
+    if chosen := [f"{row.added:g} for order {row.order}" for row in rows if row.added is not None]:
+        print(f"k, chosen on dev: {', '.join(chosen)}")
+    # Level 1 backs off to the uniform distribution, so its discounts hardly matter.
+    if levels := sorted({k for row in rows for k in row.fallbacks if k > 1}):
+        names = ", ".join(f"{k}-grams" for k in levels)
+        print(f"the discounts of {names} cannot be estimated from this text; 0.5, 1 and 1.5 are used instead")
 
 
 def _wide(number: int) -> str:
     return f"{number:,}" if number < 10**13 else f"{float(number):.3g}"
 
 
-def _smooth(counts: Sequence[Counts], corpus: Corpus, smoothing: Smoothing) -> tuple[list[Level], str]:
+def _smooth(
+    counts: Sequence[Counts], corpus: Corpus, smoothing: Smoothing
+) -> tuple[list[Level], float | None, list[int]]:
+    """The levels, the k that add_k chose on dev, and the levels whose discounts mkn could not estimate."""
     vocab_size = len(corpus.vocab)
     if smoothing == "mkn":
         levels, fallbacks = modified_kneser_ney(counts)
-        which = ", ".join(map("{}-grams".format, fallbacks))
-        remark = f"too few different {which} to estimate their discounts, which are 0.5, 1, 1.5"
-        return levels, remark if fallbacks else ""
-    if smoothing == "interpolated":
-        return witten_bell(counts), ""
+        return levels, None, fallbacks
     if smoothing == "none":
-        return add_k(counts, vocab_size, 0.0), ""
+        return add_k(counts, vocab_size, 0.0), None, []
 
     def dev_loss(k: float) -> float:
         model = NGramModel(add_k(counts, vocab_size, k), vocab_size)
         return _evaluate(model.log_probs, corpus, "dev", len(counts) - 1).nats_per_token
 
     best = min(ADDED, key=dev_loss)
-    return add_k(counts, vocab_size, best), f"k = {best:g}, chosen on dev"
+    return add_k(counts, vocab_size, best), best, []
 
 
 def _evaluate(log_probs: Callable[[Tensor], Tensor], corpus: Corpus, split: str, context_size: int) -> NLL:
@@ -193,22 +193,22 @@ def _evaluate(log_probs: Callable[[Tensor], Tensor], corpus: Corpus, split: str,
 
 
 def _mix(
-    path: str, content: dict[str, Any], counts: NGramModel, order: int, corpus: Corpus
+    path: str, content: dict[str, Any], counts: NGramModel, corpus: Corpus, splits: Sequence[str]
 ) -> tuple[Mixture, dict[str, Any]]:
     """The mixture whose weight is best on dev, and its losses; prints them beside those of its parts."""
     network, context_size = checkpoint.load_network(path, content)
-    probs = {split: _target_probs(network, context_size, counts, corpus, split) for split in ("dev", "test")}
+    probs = {split: _target_probs(network, context_size, counts, corpus, split) for split in splits}
 
     def loss(split: str, weight: float) -> float:
         by_network, by_counts = probs[split]
         return -(weight * by_network + (1 - weight) * by_counts).log().mean().item()
 
     weight = min((i / 100 for i in range(101)), key=lambda w: loss("dev", w))
-    report: dict[str, Any] = {"weight": weight, "order": order}
-    print(f"\nmixture: {weight:.2f} network + {1 - weight:.2f} counts of order {order}, chosen on dev")
+    report: dict[str, Any] = {"weight": weight, "order": counts.order}
+    print(f"\nmixture: {weight:.2f} network + {1 - weight:.2f} counts of order {counts.order}, chosen on dev")
     for name, share in {"network": 1.0, "counts": 0.0, "mixture": weight}.items():
-        report[name] = {split: loss(split, share) for split in probs}
-        print(f"  {name:<8} dev {_figures(report[name]['dev'])}; test {_figures(report[name]['test'])}")
+        report[name] = {split: loss(split, share) for split in splits}
+        print(f"  {name:<8} " + "; ".join(f"{split} {_figures(nats)}" for split, nats in report[name].items()))
     return Mixture(network, context_size, counts, weight), report
 
 

@@ -6,7 +6,7 @@ All smoothings have the form
     p_k(w | h) = probs(hw) + backoff(h) p_(k-1)(w | h without its first token),    p_0 = 1 / V
 
 where an unseen k-gram has probs 0 and an unseen context backoff 1. Items are sentences: the boundary that ends an item
-is predicted, and a single boundary stands before its first token.
+is predicted, and a single boundary precedes its first token.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from mlp_lm.text.vocab import BOUNDARY
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-Smoothing = Literal["mkn", "add_k", "interpolated", "none"]
+Smoothing = Literal["mkn", "add_k", "none"]
 
-FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # of lmplz --discount_fallback, where counts of counts give none
+FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # of lmplz --discount_fallback, if counts of counts give no estimate
 
 
 @dataclass(frozen=True)
 class Counts:
-    """The G different k-grams of train, sorted by key.
+    """The G distinct k-grams of train, sorted by key.
 
     The key of a k-gram is the place of its context among the (k-1)-grams, times V, plus its target. Places are at most
     as many as the tokens of train, so keys stay exact where V to the power of k would not. At level 1, every token of
@@ -42,7 +42,7 @@ class Counts:
 
     keys: Ints  # (G,)
     counts: Ints  # (G,): how often it was seen
-    preceded: Ints  # (G,): by how many different tokens; unknown, and 0, at the last level that was counted
+    preceded: Ints  # (G,): by how many distinct tokens; unknown, and 0, at the last level counted
     begins: Bools  # (G,): whether its first token is the boundary before an item
     contexts: Ints  # (G,): place of its context among the (k-1)-grams
     num_contexts: int  # how many (k-1)-grams there are
@@ -50,7 +50,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Level:
-    """What the k-grams say."""
+    """The probabilities of the k-grams, and the backoffs of their contexts."""
 
     keys: Ints  # (G,)
     probs: Floats  # (G,)
@@ -58,8 +58,8 @@ class Level:
 
 
 def count(stream: Ids, vocab_size: int, order: int) -> list[Counts]:
-    """Count the k-grams of a token stream (N,), items one after the other, each ended by the boundary, to k = order."""
-    # The boundary that ends an item stands before the next one, too.
+    """Count the k-grams, k = 1 … order, of a token stream (N,), in which each item is ended by the boundary."""
+    # The boundary that ends an item precedes the next one, too.
     tokens: Ints = np.concatenate([[BOUNDARY], stream]).astype(np.int64)
     valid: Bools = np.ones(len(tokens), bool)  # whether a k-gram ends at each position
     valid[0] = False
@@ -78,7 +78,7 @@ def count(stream: Ids, vocab_size: int, order: int) -> list[Counts]:
             key = _shift(places)[at] * vocab_size + tokens[at]
             keys, first, inverse, counts = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
             contexts, first = keys // vocab_size, at[first]
-            # The last k - 1 tokens of each different k-gram are a (k-1)-gram that one more token precedes.
+            # The last k - 1 tokens of each distinct k-gram are a (k-1)-gram that one more token precedes.
             preceded = np.bincount(places[first], minlength=len(levels[-1].keys))
             levels[-1] = replace(levels[-1], preceded=preceded)
             places = np.zeros(len(tokens), np.int64)
@@ -103,7 +103,7 @@ class NGramModel:
 
     @property
     def order(self) -> int:
-        """n: how many tokens a k-gram has at most, its target included."""
+        """n: the largest number of tokens in a k-gram, its target included."""
         return len(self.levels)
 
     def count_parameters(self) -> int:
@@ -132,10 +132,10 @@ class NGramModel:
         return probs
 
     def _places(self, contexts: npt.NDArray[Any]) -> tuple[Ints, Bools]:
-        """The place of each context (B, k - 1) among the (k-1)-grams, and whether it stands there at all."""
+        """The place of each context (B, k - 1) among the (k-1)-grams, and whether it occurs there at all."""
         places, seen = contexts[:, 0].astype(np.int64), np.ones(len(contexts), bool)
         for level, tokens in zip(self.levels[1:], contexts.T[1:], strict=False):
-            if not len(level.keys):  # no item of train is as long
+            if not len(level.keys):  # no item of train is that long
                 return places, np.zeros_like(seen)
             keys = places * self.vocab_size + tokens
             places = np.minimum(np.searchsorted(level.keys, keys), len(level.keys) - 1)
@@ -149,11 +149,11 @@ class NGramModel:
 def modified_kneser_ney(counts: Sequence[Counts]) -> tuple[list[Level], list[int]]:
     """Interpolated modified Kneser-Ney (Chen and Goodman 1998, section 3), as kenlm's lmplz estimates it.
 
-    Discounts D(1), D(2), D(3 or more) at each level; below the last, a k-gram counts as often as different tokens
-    precede it, unless it begins an item.
+    Discounts D(1), D(2), D(3 or more) at each level. Below the last, the count of a k-gram is the number of distinct
+    tokens that precede it, unless it begins an item.
 
     Returns:
-        The levels, and the numbers k of those whose discounts could not be estimated and are lmplz's fallback.
+        The levels, and the k of those whose discounts could not be estimated and are the fallback.
     """
     levels, fallbacks = [], []
     for k, level in enumerate(counts, start=1):
@@ -180,22 +180,10 @@ def _discounts(counts_of_counts: Ints) -> tuple[tuple[float, float, float], bool
     return FALLBACK_DISCOUNTS, False
 
 
-def witten_bell(counts: Sequence[Counts]) -> list[Level]:
-    """Witten-Bell interpolation (Chen and Goodman 1998, section 2.5): a context hands on its share of new targets."""
-    levels = []
-    for level in counts:
-        totals = np.bincount(level.contexts, level.counts, minlength=level.num_contexts)
-        targets = np.bincount(level.contexts, level.counts > 0, minlength=level.num_contexts)
-        sums = totals + targets
-        backoff = np.divide(targets, sums, out=np.ones(level.num_contexts), where=totals > 0)
-        levels.append(Level(level.keys, level.counts / np.maximum(sums, 1)[level.contexts], backoff))
-    return levels
-
-
 def add_k(counts: Sequence[Counts], vocab_size: int, k: float) -> list[Level]:
-    """The same k added to every count of the last level; 0 leaves relative frequencies, and unseen events impossible.
+    """Add k to every count of the last level; 0 leaves relative frequencies, for which unseen events are impossible.
 
-    Levels below the last speak where an item is too young for it, that is for k-grams which begin an item.
+    Levels below the last serve only the start of an item, where the context is too short for the last one.
     """
     levels = []
     for level in counts:
@@ -203,7 +191,7 @@ def add_k(counts: Sequence[Counts], vocab_size: int, k: float) -> list[Level]:
         c = level.counts if is_last else np.where(level.begins, level.counts, 0)
         totals = np.bincount(level.contexts, c, minlength=level.num_contexts)
         sums = totals + k * vocab_size
-        # What no level has seen is left to p_0: uniform, or impossible where nothing is added.
+        # What no level has seen is left to p_0: uniform, or impossible if nothing is added.
         unseen = 0.0 if k == 0 and level is counts[0] else 1.0
         backoff = np.divide(k * vocab_size, sums, out=np.full(level.num_contexts, unseen), where=totals > 0)
         probs = np.divide(c, sums[level.contexts], out=np.zeros(len(c)), where=c > 0)
