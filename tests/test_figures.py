@@ -1,4 +1,4 @@
-"""What stands in figures."""
+"""What stands in networks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from mlp_lm import figures
+from mlp_lm.figures import curves, networks
 
 ALPHABET = [".", "a", "b", "é", "ø", "y", "'.'", "1", "桜", "ə"]
 
@@ -18,20 +18,20 @@ def placed(figure: Figure) -> dict[str, tuple[float, float]]:
 
 def test_two_dimensions_are_drawn_as_they_are() -> None:
     table = np.arange(20.0).reshape(10, 2)
-    figure = figures.draw_embeddings(table, ALPHABET)
+    figure = networks.draw_embeddings(table, ALPHABET)
     assert len(placed(figure)) == 10
     assert placed(figure)["."] == (0, 1) and placed(figure)["b"] == (4, 5)
     assert figure.axes[0].get_xlabel() == "dimension 1"
 
 
 def test_one_dimension_is_spread_over_the_height() -> None:
-    figure = figures.draw_embeddings(np.zeros((3, 1)), [".", "a", "b"])
+    figure = networks.draw_embeddings(np.zeros((3, 1)), [".", "a", "b"])
     assert sorted(text.get_position() for text in figure.axes[0].texts) == [(0, 0), (0, 1), (0, 2)]
 
 
 def test_more_dimensions_become_principal_components() -> None:
     table = np.array([[3.0, 0, 0, 5], [-3, 0, 0, 5], [0, 1, 0, 5], [0, -1, 0, 5]])  # variances 18 : 2
-    figure = figures.draw_embeddings(table, [".", "a", "b", "c"])
+    figure = networks.draw_embeddings(table, [".", "a", "b", "c"])
     assert figure.axes[0].get_xlabel() == "principal component 1 (90.0% of the variance)"
     assert figure.axes[0].get_ylabel() == "principal component 2 (10.0% of the variance)"
     assert np.abs(placed(figure)["."]) == pytest.approx([3, 0], abs=1e-12)
@@ -41,53 +41,53 @@ def test_more_dimensions_become_principal_components() -> None:
 def test_the_sign_of_a_principal_component_is_not_left_to_chance() -> None:
     for seed in range(4):
         table = np.random.default_rng(seed).normal(size=(6, 4))
-        places = np.array(list(placed(figures.draw_embeddings(table, list(".abcde"))).values()))
+        places = np.array(list(placed(networks.draw_embeddings(table, list(".abcde"))).values()))
         assert (places.max(0) == np.abs(places).max(0)).all()  # what lies farthest out lies on the positive side
 
 
 def test_a_table_without_variance_can_be_drawn() -> None:
-    figure = figures.draw_embeddings(np.ones((3, 5), np.float32), [".", "a", "b"])
+    figure = networks.draw_embeddings(np.ones((3, 5), np.float32), [".", "a", "b"])
     assert "0.0% of the variance" in figure.axes[0].get_xlabel()
 
 
 def test_kinds_of_tokens_are_coloured_and_named() -> None:
-    figure = figures.draw_embeddings(np.eye(10), ALPHABET)
+    figure = networks.draw_embeddings(np.eye(10), ALPHABET)
     colours = {text.get_text(): text.get_color() for text in figure.axes[0].texts}
     kinds = {"vowel": ["a", "é", "ø", "ə"], "consonant": ["b", "y"], "boundary": ["."], "other": ["'.'", "1"]}
     for kind, labels in kinds.items():
-        assert {colours[label] for label in labels} == {figures.GROUP_COLOURS[kind]}
+        assert {colours[label] for label in labels} == {networks.GROUP_COLOURS[kind]}
     legend = figure.axes[0].get_legend()
     assert legend is not None
     assert {text.get_text() for text in legend.get_texts()} == set(kinds)
-    plain = figures.draw_embeddings(np.eye(3), [".", "д", "ж"]).axes[0].get_legend()
+    plain = networks.draw_embeddings(np.eye(3), [".", "д", "ж"]).axes[0].get_legend()
     assert plain is not None
     assert {text.get_text() for text in plain.get_texts()} == {"boundary", "token"}
 
 
 def test_what_the_font_lacks_is_shown_by_its_code_point() -> None:
-    assert [figures.drawable(label) for label in ("a", "ж", "桜", "'.'")] == ["a", "ж", "U+685C", "'.'"]
-    assert figures.drawable("a桜") == "U+0061 U+685C"
+    assert [networks.drawable(label) for label in ("a", "ж", "桜", "'.'")] == ["a", "ж", "U+685C", "'.'"]
+    assert networks.drawable("a桜") == "U+0061 U+685C"
 
 
 def test_loss_curves_name_the_lowest_dev_loss() -> None:
-    axes = figures.new_figure(4, 4).subplots()
-    figures.loss_curves(axes, {"train/loss": [(5, 3.0)], "dev/loss": [(10, 2.5), (2000, 2.25), (3000, 2.5)]})
+    axes = curves.new_figure(4, 4).subplots()
+    curves.loss_curves(axes, {"train/loss": [(5, 3.0)], "dev/loss": [(10, 2.5), (2000, 2.25), (3000, 2.5)]})
     assert axes.get_title(loc="left") == "Loss: lowest dev loss 2.2500 nats/token at step 2,000"
     assert [np.asarray(line.get_xdata()).tolist() for line in axes.get_lines()] == [[5], [10, 2000, 3000]]
 
 
 def test_a_next_token_map_says_what_it_shows_and_what_is_not_known() -> None:
-    figure = figures.new_figure(4, 4)
+    figure = curves.new_figure(4, 4)
     axes = figure.subplots()
-    figures.next_token_map(axes, np.array([[0.5, 0.5], [np.nan, np.nan]]), [".", "桜"], "over two items")
+    networks.next_token_map(axes, np.array([[0.5, 0.5], [np.nan, np.nan]]), [".", "桜"], "over two items")
     assert axes.get_title(loc="left") == "P(next token | last token)\nover two items"
     assert [label.get_text() for label in axes.get_yticklabels()] == [".", "U+685C"]
     assert axes.get_ylabel() == "last token" and figure.axes[1].get_ylabel() == "probability (grey: unknown)"
 
 
 def test_activation_histograms_give_the_saturated_share_of_each_layer() -> None:
-    axes = figures.new_figure(4, 4).subplots()
-    figures.activation_histograms(axes, [(np.ones(4) / 4, 0.125), (np.ones(4) / 4, 0.5)], 0.97, "over dev")
+    axes = curves.new_figure(4, 4).subplots()
+    networks.activation_histograms(axes, [(np.ones(4) / 4, 0.125), (np.ones(4) / 4, 0.5)], 0.97, "over dev")
     legend = axes.get_legend()
     assert legend is not None
     assert [t.get_text() for t in legend.get_texts()] == ["layer 1: 12.5% saturated", "layer 2: 50.0% saturated"]
@@ -95,7 +95,7 @@ def test_activation_histograms_give_the_saturated_share_of_each_layer() -> None:
 
 def test_a_range_test_names_its_marks_and_leaves_out_what_lies_far_above() -> None:
     rates, losses = [0.001, 0.01, 0.1, 1.0], [3.0, 2.5, 2.0, 1e9]
-    (axes,) = figures.draw_range_test(rates, losses, losses, {"minimum": 0.1, "blow-up": 1.0}).axes
+    (axes,) = curves.draw_range_test(rates, losses, losses, {"minimum": 0.1, "blow-up": 1.0}).axes
     legend = axes.get_legend()
     assert legend is not None
     texts = [text.get_text() for text in legend.get_texts()]

@@ -11,8 +11,9 @@ import torch
 from matplotlib.figure import Figure
 from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
 
-from mlp_lm import figures, load
+from mlp_lm import load
 from mlp_lm.cli import main
+from mlp_lm.figures import curves
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.network import MLP
 from mlp_lm.models.views import activation_shares, next_token_probs
@@ -107,13 +108,13 @@ def test_everything_that_a_run_has_in_one_picture(
 ) -> None:
     copy = shutil.copytree(run_dir, tmp_path / "run")
     drawn: list[Figure] = []
-    save = figures.save
+    save = curves.save
 
     def keep(figure: Figure, path: str) -> None:
         drawn.append(figure)
         save(figure, path)
 
-    monkeypatch.setattr(figures, "save", keep)
+    monkeypatch.setattr(curves, "save", keep)
     assert main(["plot", str(copy)]) == 0
     assert capsys.readouterr() == (f"saved: {copy / 'checkpoints' / 'best.png'}\n", "")
     titles = [title for axes in drawn[0].axes if (title := axes.get_title(loc="left"))]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from mlp_lm.figures import draw_varied
+from mlp_lm.figures.curves import draw_varied
 from mlp_lm.training.sweep.table import Row, csv_text, series, table_text
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlp_lm import figures
 from mlp_lm.errors import SettingsError
+from mlp_lm.figures import curves
 from mlp_lm.files import PICTURES, check_outputs, write_json
 from mlp_lm.models import checkpoint, count_file
 from mlp_lm.models.known_items import facts_of
@@ -107,7 +107,7 @@ def ngram(
         count_file.save(save, models[best], corpus.vocab, facts_of(corpus), mixture)
         print(f"saved: {save}")
     if plot is not None:
-        figures.save(figures.draw_orders([asdict(row) for row in rows]), plot)
+        curves.save(curves.draw_orders([asdict(row) for row in rows]), plot)
     if json is not None:
         write_json(json, report)
 

@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlp_lm import figures
 from mlp_lm.errors import CheckpointError, DataError, SettingsError
+from mlp_lm.figures import curves, networks
 from mlp_lm.files import PICTURES, check_outputs
 from mlp_lm.models import checkpoint
 from mlp_lm.models.language_model import LanguageModel
@@ -59,7 +59,7 @@ def plot(file: str, what: str | None = None, output: str | None = None) -> None:
             if chosen:
                 raise
             print(f"left out: {name}: {error}", file=sys.stderr)
-    figures.save(figures.draw_panels(panels, figures.panel_side(min(len(model.vocab), MAX_TOKENS))), output)
+    curves.save(networks.draw_panels(panels, networks.panel_side(min(len(model.vocab), MAX_TOKENS))), output)
     print(f"saved: {output}")
 
 
@@ -86,19 +86,19 @@ def _embeddings(path: Path, model: LanguageModel) -> Panel:
     if model.network is None:
         raise CheckpointError(f"{path}: counts have no embeddings; expected the checkpoint of a network")
     table = model.network.embedding.weight.detach().double().numpy()
-    return partial(figures.embedding_map, table=table, labels=_labels(model))
+    return partial(networks.embedding_map, table=table, labels=_labels(model))
 
 
 def _loss(path: Path, model: LanguageModel) -> Panel:
     if path.suffix == ".npz":
         raise CheckpointError(f"{path}: counts have no loss curves; expected the checkpoint of a network")
     run_dir = run_dir_of(path)
-    curves = read_curves(run_dir)
-    if not {"train/loss", "dev/loss"} & curves.keys():
+    losses = read_curves(run_dir)
+    if not {"train/loss", "dev/loss"} & losses.keys():
         raise CheckpointError(
             f"{path}: no TensorBoard events with losses in {run_dir}; expected a file in its run's folder"
         )
-    return partial(figures.loss_curves, curves=curves)
+    return partial(curves.loss_curves, curves=losses)
 
 
 def _next_token(path: Path, model: LanguageModel) -> Panel:
@@ -106,7 +106,7 @@ def _next_token(path: Path, model: LanguageModel) -> Panel:
     note = f"averaged over {NUM_ITEMS:,} items that the model generated"
     if len(ids) < len(model.vocab):
         note += f"; the {len(ids)} most frequent of {len(model.vocab):,} tokens"
-    return partial(figures.next_token_map, probs=probs, labels=[model.vocab.show(i) for i in ids], note=note)
+    return partial(networks.next_token_map, probs=probs, labels=[model.vocab.show(i) for i in ids], note=note)
 
 
 def _activations(path: Path, model: LanguageModel) -> Panel:
@@ -127,7 +127,7 @@ def _activations(path: Path, model: LanguageModel) -> Panel:
     layers = activation_shares(model.network, islice(windows.batches(batch_size), num_batches), SATURATED)
     used = min(len(windows), num_batches * batch_size)
     note = f"over {'all' if used == len(windows) else 'the first'} {used:,} windows of dev"
-    return partial(figures.activation_histograms, layers=layers, threshold=SATURATED, note=note)
+    return partial(networks.activation_histograms, layers=layers, threshold=SATURATED, note=note)
 
 
 def _labels(model: LanguageModel) -> list[str]:

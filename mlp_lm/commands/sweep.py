@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mlp_lm import figures
 from mlp_lm.errors import SettingsError, TrainingError
+from mlp_lm.figures import curves
 from mlp_lm.files import write_text
 from mlp_lm.parsing import check_config_file
 from mlp_lm.settings import check
@@ -144,5 +144,5 @@ def _write_results(path: Path, runs: Sequence[Run], problems: Mapping[Path, str]
     write_text(path / "sweep.csv", csv_text(rows))
     print(table_text(rows))
     for key in varying(rows) if any(row.report for row in rows) else []:
-        figures.save(figures.draw_varied(key, series(rows, key)), str(path / f"{key}.png"))
+        curves.save(curves.draw_varied(key, series(rows, key)), str(path / f"{key}.png"))
     print(f"\nrows and pictures: {path}")

@@ -1,17 +1,34 @@
-"""Losses over orders, steps, settings and learning rates."""
+"""Losses over orders, steps, settings and learning rates; new and saved figures. matplotlib is imported on use."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlp_lm.figures.canvas import new_figure
+from mlp_lm.errors import SettingsError
+from mlp_lm.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_TICKS = 12  # of one axis; more would touch
+MAX_TICKS = 12  # of one axis; more would touch
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure; `width` and `height` in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Figure, path: str) -> None:
+    """Write a figure as a PNG or SVG file. Raises SettingsError if it cannot be written."""
+    try:
+        # The format is explicit because matplotlib would see no suffix in a file named ".svg".
+        write_atomically(path, lambda file: figure.savefig(file, dpi=150, format=path.rpartition(".")[2]))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path}: cannot be written ({error})") from error
 
 
 def draw_orders(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -35,7 +52,7 @@ def draw_orders(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def loss_curves(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-    """Train and dev loss over steps; `curves`: (step, nats/token) by name, those that there are."""
+    """Train and dev loss over steps; `curves`: (step, nats/token) by name."""
     for name, style in (("train/loss", "-"), ("dev/loss", "o-")):
         if points := curves.get(name):
             steps, losses = zip(*points, strict=True)
@@ -55,12 +72,12 @@ def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Seque
 
     Args:
         key: The setting.
-        series: By label, "" for none: values of the setting, numbers or words, and the dev losses (nats/token) of the
-            runs with each.
+        series: By label, which may be "": values of the setting, numbers or words, each with the dev losses
+            (nats/token) of its runs.
     """
     values = list(dict.fromkeys(value for points in series.values() for value, _ in points))
     numbers = [value for value in values if not isinstance(value, str)]
-    numeric = len(numbers) == len(values)  # a word among them makes categories of all, in their order
+    numeric = len(numbers) == len(values)  # if one is a word, all are categories
     place = dict(zip(values, numbers if numeric else range(len(values)), strict=True))
     figure = new_figure(7, 4.5)
     axes = figure.subplots()
@@ -75,7 +92,7 @@ def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Seque
         _spread(axes, numbers)
     else:
         axes.set_xlim(-0.5, len(values) - 0.5)
-    if not numeric or len(values) <= MOST_TICKS:
+    if not numeric or len(values) <= MAX_TICKS:
         axes.set_xticks([*place.values()], labels=[f"{v:g}" if isinstance(v, float) else str(v) for v in values])
         axes.minorticks_off()
     if any(series):
@@ -85,7 +102,7 @@ def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Seque
 
 
 def _spread(axes: Axes, values: Sequence[float]) -> None:
-    """Make the x axis logarithmic where its `values` span a decade or more; zero keeps a place beside them."""
+    """Make the x axis logarithmic if its `values` span a decade or more; zero may be among them."""
     positive = [value for value in values if value > 0]
     if positive and min(values) >= 0 and max(positive) >= 10 * min(positive):
         if len(positive) == len(values):
@@ -97,14 +114,14 @@ def _spread(axes: Axes, values: Sequence[float]) -> None:
 def draw_range_test(
     rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], marks: Mapping[str, float]
 ) -> Figure:
-    """Loss over the learning rate, of each step and smoothed, with a line at each rate of `marks`, by its name."""
+    """Loss (nats/token) over the learning rate, of each step and smoothed; `marks`: rates to mark, by name."""
     figure = new_figure(9, 5)
     axes = figure.subplots()
     axes.plot(rates, losses, ".", color="0.75", markersize=3, label="loss of each step")
     axes.plot(rates, smoothed, color="black", label="smoothed")
     for number, (name, rate) in enumerate(marks.items()):
         axes.axvline(rate, color=f"C{number}", linestyle="--", label=f"{name}: {rate:.2g}")
-    # What lies far above the start, after blow-up, would leave no room for the valley.
+    # Losses far above the first one, after blow-up, would leave no room for the valley.
     axes.set_ylim(min(losses) - 0.05 * smoothed[0], min(max(losses), 1.5 * smoothed[0]) + 0.05 * smoothed[0])
     axes.set(xscale="log", xlabel="learning rate", ylabel="train loss, nats/token", title="Learning-rate range test")
     axes.grid(alpha=0.3)

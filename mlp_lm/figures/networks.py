@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mlp_lm.figures.canvas import draw_panels
+from mlp_lm.figures.curves import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,11 +19,33 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.floating[Any]]
 GROUP_COLOURS = {"vowel": "#c1272d", "consonant": "#0b5fa5", "other": "#3f3f3f", "boundary": "#1a7f37"}
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}  # a label may have dollar signs
-MOST_LABELS = 1000  # of an embedding map; more would hide each other, and take minutes to draw
+MAX_LABELS = 1000  # of an embedding map; more would hide each other, and take minutes to draw
+
+
+def draw_panels(panels: Sequence[Callable[[Axes], None]], side: float) -> Figure:
+    """A figure of one or several plots, two in a row, each `side` inches high and a little wider."""
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure = new_figure(columns * side * 1.15, rows * side)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, panel in zip(grid, panels, strict=False):
+        panel(axes)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    return figure
+
+
+def to_image(figure: Figure) -> npt.NDArray[np.uint8]:
+    """The pixels (height, width, 4) of a figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
 
 
 def label_images(labels: Sequence[str], size: int = 40) -> npt.NDArray[np.uint8]:
-    """A small picture (3, size, size) of each of V labels, (V, 3, size, size): what the embedding projector shows."""
+    """Pictures (V, 3, size, size) of V labels, for the embedding projector."""
     from matplotlib.font_manager import findfont
     from PIL import Image, ImageDraw, ImageFont
 
@@ -39,7 +61,7 @@ def label_images(labels: Sequence[str], size: int = 40) -> npt.NDArray[np.uint8]
 
 
 def draw_embeddings(table: FloatArray, labels: Sequence[str]) -> Figure:
-    """An embedding map: every token where its embedding lies, of thousands of tokens the points alone.
+    """An embedding map: every token at the place of its embedding, without labels if there are thousands of tokens.
 
     Two dimensions are drawn as they are. Of more, the two principal components that explain most of the variance,
     from a singular value decomposition of the centred table. One dimension is spread over the height of the picture.
@@ -68,13 +90,13 @@ def embedding_map(axes: Axes, table: FloatArray, labels: Sequence[str]) -> None:
             name = "token" if group == "other" and not latin else group
             xs, ys = points[chosen].T
             axes.scatter(xs, ys, s=1.2 * size**2, color=colour, alpha=0.15, linewidths=0, label=name)
-        for i in (
-            chosen if len(labels) <= MOST_LABELS else ()
-        ):  # the label is the mark; the pale disc behind it only catches the eye
+        if len(labels) > MAX_LABELS:
+            continue
+        for i in chosen:  # the label is the mark; the pale disc behind it only catches the eye
             x, y = points[i]
             text = drawable(labels[i])
             axes.text(x, y, text, color=colour, size=size if len(text) == 1 else 0.6 * size, weight="bold", **CENTRED)
-    legend = axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, markerscale=0.5)  # where it hides no label
+    legend = axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, markerscale=0.5)  # hides no label there
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_alpha(1)
@@ -85,7 +107,7 @@ def embedding_map(axes: Axes, table: FloatArray, labels: Sequence[str]) -> None:
 
 
 def _in_the_plane(table: FloatArray) -> tuple[FloatArray, tuple[str, str]]:
-    """Points (V, 2) for a table (V, E), and what their two axes are."""
+    """Points (V, 2) for a table (V, E), and the names of the two axes."""
     num_tokens, width = table.shape
     if width == 1:
         return np.column_stack([table[:, 0], np.arange(num_tokens)]), ("dimension 1", "token id (to tell labels apart)")
@@ -93,7 +115,7 @@ def _in_the_plane(table: FloatArray) -> tuple[FloatArray, tuple[str, str]]:
         return table, ("dimension 1", "dimension 2")
     left, sizes, _ = np.linalg.svd(table - table.mean(0), full_matrices=False)
     points = left[:, :2] * sizes[:2]
-    points *= np.where(points[np.abs(points).argmax(0), [0, 1]] < 0, -1, 1)  # else the signs would be chance
+    points *= np.where(points[np.abs(points).argmax(0), [0, 1]] < 0, -1, 1)  # otherwise the signs would be arbitrary
     shares = sizes[:2] ** 2 / max((sizes**2).sum(), np.finfo(float).tiny)
     first, second = (f"principal component {i + 1} ({share:.1%} of the variance)" for i, share in enumerate(shares))
     return points, (first, second)
@@ -111,7 +133,7 @@ def _group(label: str, token_id: int) -> str:
 
 
 def drawable(label: str) -> str:
-    """`label`, or its code points where the font would only draw empty boxes."""
+    """`label`, or its code points if the font would draw empty boxes."""
     known = _font_characters()
     return label if all(ord(c) in known for c in label) else " ".join(f"U+{ord(c):04X}" for c in label)
 
@@ -128,15 +150,15 @@ def next_token_map(axes: Axes, probs: FloatArray, labels: Sequence[str], note: s
 
     Args:
         axes: Where to draw.
-        probs: Probabilities (V, V), a row for each last token; NaN in rows that are not known.
+        probs: Probabilities (V, V), a row for each last token; NaN in unknown rows.
         labels: Visible names of the V tokens.
         note: Over which contexts the rows are averaged.
     """
     from matplotlib.colors import PowerNorm
 
-    # Squeezed, since most probabilities are small: 0.01 would look like 0.
+    # The square root of the scale, since most probabilities are small: 0.01 would look like 0.
     image = axes.imshow(probs, cmap="viridis", norm=PowerNorm(0.5, 0, float(np.nanmax(probs))), interpolation="nearest")
-    axes.set_facecolor("0.85")  # what is not known shows it
+    axes.set_facecolor("0.85")  # seen where a row is unknown
     names = [drawable(label) for label in labels]
     size = 12 if len(names) <= 40 else 8 if len(names) <= 70 else 6
     turned = 90 if max(map(len, names)) > 3 else 0

@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.utils.tensorboard import SummaryWriter
 
-from mlp_lm import figures
 from mlp_lm.errors import SettingsError, TrainingError
+from mlp_lm.figures import curves
 from mlp_lm.files import write_csv
 from mlp_lm.parsing import configs_first, flag_values
 from mlp_lm.training import runs
@@ -153,8 +153,8 @@ def write_files(test: RangeTest, folder: Path, with_events: bool) -> None:
     rates, losses, smoothed = test.rates.tolist(), test.losses.tolist(), test.smoothed.tolist()
     rows = list(zip(range(len(rates)), rates, losses, smoothed, strict=True))
     write_csv(folder / "lr_find.csv", [("step", "rate", "loss", "smoothed"), *rows])
-    figure = figures.draw_range_test(rates, losses, smoothed, _marked_rates(test))
-    figures.save(figure, str(folder / "lr_find.png"))
+    figure = curves.draw_range_test(rates, losses, smoothed, _marked_rates(test))
+    curves.save(figure, str(folder / "lr_find.png"))
     if with_events:
         with SummaryWriter(str(folder)) as events:
             for step, *values in rows:

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from mlp_lm import figures
+from mlp_lm.figures import networks
 from mlp_lm.models.known_items import KnownItems
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.network import SATURATED
@@ -88,11 +88,11 @@ class TensorBoardExtras(Callback):
         vocab = data.corpus.vocab
         labels = [vocab.show(i) for i in range(len(vocab))]
         if "embedding_map" in self.wanted:
-            image = figures.to_image(figures.draw_embeddings(table, labels))
+            image = networks.to_image(networks.draw_embeddings(table, labels))
             writer.add_image("embedding map", image, step, dataformats="HWC")
         if "projector" in self.wanted:
             few = len(labels) <= MOST_LABEL_IMAGES
-            images = torch.from_numpy(figures.label_images(labels)) / 255 if few else None
+            images = torch.from_numpy(networks.label_images(labels)) / 255 if few else None
             writer.add_embedding(table, labels, images, tag="embedding", global_step=step)
 
     def _language_model(self, module: MLPModule, data: TextDataModule) -> LanguageModel:
