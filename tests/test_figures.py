@@ -50,6 +50,10 @@ def test_a_table_without_variance_can_be_drawn() -> None:
     assert "0.0% of the variance" in figure.axes[0].get_xlabel()
 
 
+def test_thousands_of_tokens_have_no_labels() -> None:
+    assert placed(networks.draw_embeddings(np.eye(1001, 2), ["."] * 1001)) == {}
+
+
 def test_kinds_of_tokens_are_coloured_and_named() -> None:
     figure = networks.draw_embeddings(np.eye(10), ALPHABET)
     colours = {text.get_text(): text.get_color() for text in figure.axes[0].texts}

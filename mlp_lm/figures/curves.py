@@ -88,10 +88,14 @@ def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Seque
         runs = [(x, loss) for x, losses in dots for loss in losses]
         axes.plot(*zip(*runs, strict=True), "o", color=line.get_color(), alpha=0.6)
     axes.set(xlabel=key, ylabel="dev loss, nats/token", title="Dev loss of each run; lines join means")
-    if numeric:
-        _spread(axes, numbers)
-    else:
+    positive = [number for number in numbers if number > 0]
+    if not numeric:
         axes.set_xlim(-0.5, len(values) - 0.5)
+    elif positive and min(numbers) >= 0 and max(positive) >= 10 * min(positive):  # logarithmic over a decade or more
+        if min(numbers) > 0:
+            axes.set_xscale("log")
+        else:  # which has a place for zero
+            axes.set_xscale("symlog", linthresh=min(positive))
     if not numeric or len(values) <= MAX_TICKS:
         axes.set_xticks([*place.values()], labels=[f"{v:g}" if isinstance(v, float) else str(v) for v in values])
         axes.minorticks_off()
@@ -99,16 +103,6 @@ def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Seque
         axes.legend()
     axes.grid(alpha=0.3)
     return figure
-
-
-def _spread(axes: Axes, values: Sequence[float]) -> None:
-    """Make the x axis logarithmic if its `values` span a decade or more; zero may be among them."""
-    positive = [value for value in values if value > 0]
-    if positive and min(values) >= 0 and max(positive) >= 10 * min(positive):
-        if len(positive) == len(values):
-            axes.set_xscale("log")
-        else:
-            axes.set_xscale("symlog", linthresh=min(positive))
 
 
 def draw_range_test(

@@ -27,11 +27,8 @@ def draw_panels(panels: Sequence[Callable[[Axes], None]], side: float) -> Figure
     columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
     figure = new_figure(columns * side * 1.15, rows * side)
-    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, panel in zip(grid, panels, strict=False):
-        panel(axes)
-    for axes in grid[len(panels) :]:
-        axes.remove()
+    for number, panel in enumerate(panels, start=1):
+        panel(figure.add_subplot(rows, columns, number))
     return figure
 
 
@@ -61,7 +58,7 @@ def label_images(labels: Sequence[str], size: int = 40) -> npt.NDArray[np.uint8]
 
 
 def draw_embeddings(table: FloatArray, labels: Sequence[str]) -> Figure:
-    """An embedding map: every token at the place of its embedding, without labels if there are thousands of tokens.
+    """An embedding map: every token at the place of its embedding, labelled unless there are thousands.
 
     Two dimensions are drawn as they are. Of more, the two principal components that explain most of the variance,
     from a singular value decomposition of the centred table. One dimension is spread over the height of the picture.
@@ -90,12 +87,11 @@ def embedding_map(axes: Axes, table: FloatArray, labels: Sequence[str]) -> None:
             name = "token" if group == "other" and not latin else group
             xs, ys = points[chosen].T
             axes.scatter(xs, ys, s=1.2 * size**2, color=colour, alpha=0.15, linewidths=0, label=name)
-        if len(labels) > MAX_LABELS:
-            continue
-        for i in chosen:  # the label is the mark; the pale disc behind it only catches the eye
-            x, y = points[i]
-            text = drawable(labels[i])
-            axes.text(x, y, text, color=colour, size=size if len(text) == 1 else 0.6 * size, weight="bold", **CENTRED)
+    # The label is the mark; the pale disc behind it only catches the eye.
+    for (x, y), group, label in zip(points, groups, labels, strict=True) if len(labels) <= MAX_LABELS else ():
+        text = drawable(label)
+        text_size = size if len(text) == 1 else 0.6 * size
+        axes.text(x, y, text, color=GROUP_COLOURS[group], size=text_size, weight="bold", **CENTRED)
     legend = axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, markerscale=0.5)  # hides no label there
     for handle in legend.legend_handles:
         if handle is not None:
