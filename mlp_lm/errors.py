@@ -16,7 +16,7 @@ class DataError(MlpLmError):
 
 
 class TrainingError(MlpLmError):
-    """A run that cannot go on, such as one whose loss is no number any more."""
+    """A run that has to end, such as one whose loss is NaN."""
 
 
 class LostProcessError(TrainingError):

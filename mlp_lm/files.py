@@ -20,11 +20,11 @@ def check_outputs(inputs: Iterable[str | None], **outputs: tuple[str | None, tup
     """Raise SettingsError for an output that cannot be written, or that would overwrite an input or another output.
 
     Args:
-        inputs: Files that are read; None where there is none.
-        outputs: By flag, the file to write, None where none was asked for, and the suffixes that it may have, any
-            where none is named.
+        inputs: Files that are read; None for one that was not named.
+        outputs: By flag, the file to write, None if it was not asked for, and the suffixes that it may have, () for
+            any.
     """
-    read, taken = [path for path in inputs if path is not None], dict[Path, str]()
+    taken = {os.path.realpath(path): "an input" for path in inputs if path is not None}
     for flag, (value, suffixes) in outputs.items():
         if value is None:
             continue
@@ -33,28 +33,18 @@ def check_outputs(inputs: Iterable[str | None], **outputs: tuple[str | None, tup
             raise SettingsError(f"{flag}: found {value!r}, expected a file that ends in {' or '.join(suffixes)}")
         if not value or path.is_dir() or not path.absolute().parent.is_dir():
             raise SettingsError(f"{flag}: {value!r} cannot be written; expected a file in a folder that exists")
-        if is_one_of(path, read):
-            raise SettingsError(f"{flag}: {value} is an input too; name another file")
-        if path.resolve() in taken:
-            raise SettingsError(f"{flag}: {value} is {taken[path.resolve()]} too; name another file")
-        taken[path.resolve()] = f"--{flag}"
-
-
-def is_one_of(path: str | os.PathLike[str], others: Iterable[str | os.PathLike[str]]) -> bool:
-    """Whether `path` is one of the `others` under the same or another name, a link for example."""
-    there = [other for other in others if os.path.exists(other)]
-    return os.path.exists(path) and any(os.path.samefile(path, other) for other in there)
+        if (real := os.path.realpath(path)) in taken:
+            raise SettingsError(f"{flag}: {value} is {taken[real]}, too; name another file")
+        taken[real] = f"--{flag}"
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a file so that `path` holds, at any moment, the old file or the new one, never half of it."""
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():  # a pipe or a device, such as /dev/stdout, must not be replaced
         with open(path, "wb") as file:
             write(file)
         return
-    path = path.resolve()  # what a link points to
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:
@@ -64,21 +54,15 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # the new name, too, must survive a power cut
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file whole or not at all. Raises SettingsError where it cannot be written."""
+    """Write a text file whole or not at all. Raises SettingsError if it cannot be written."""
     _write_or_explain(path, lambda file: file.write(text.encode()))
 
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[object]]) -> None:
-    """Write rows as they come to a CSV file, whole or not at all. Raises SettingsError where it cannot be written."""
+    """Write rows as they come to a CSV file, whole or not at all. Raises SettingsError if it cannot be written."""
 
     def write(file: BinaryIO) -> None:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")

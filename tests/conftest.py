@@ -1,9 +1,13 @@
-"""What several test files need: a small corpus, and one short run on it."""
+"""What several test files need: a small corpus, one short run on it, and what a run leaves, read back."""
 
 from __future__ import annotations
 
+import json
+import os
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +33,7 @@ def error_of(args: list[str], capsys: Capture) -> str:
 
 @pytest.fixture(scope="session")
 def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 different items of three to seven characters, from a seed."""
+    """200 distinct items of three to seven characters, from a seed."""
     rng = random.Random(1)
     items = {"".join(rng.choices("abcdeinor", k=rng.randint(3, 7))) for _ in range(210)}
     path = tmp_path_factory.mktemp("corpus") / "items.txt"
@@ -54,12 +58,66 @@ def fit(corpus: Path | str, run_dir: Path, *flags: str, expected: int = 0) -> Pa
     return run_dir
 
 
+def before_step(step: int, do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do something in the call of `training_step` that contains a step."""
+    from mlp_lm.training.module import MLPModule  # here: most test files need no Lightning
+
+    training_step = MLPModule.training_step
+
+    def interrupted(module: MLPModule, chunk: Any) -> None:
+        if module.global_step <= step < module.global_step + len(chunk[1]):
+            do()
+        training_step(module, chunk)
+
+    monkeypatch.setattr(MLPModule, "training_step", interrupted)
+
+
+def stop_at(step: int, signum: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a signal in the call of `training_step` that contains a step."""
+    before_step(step, lambda: os.kill(os.getpid(), signum), monkeypatch)
+
+
+def events(run_dir: Path, purge: bool = False) -> EventAccumulator:
+    """All that a run has written for TensorBoard; with `purge`, what TensorBoard shows of a run that was resumed.
+
+    It finds out what was replaced from the order of the files, which those of one second do not have.
+    """
+    reader = EventAccumulator(
+        str(run_dir), {"scalars": 0, "tensors": 0, "histograms": 0, "images": 0}, purge_orphaned_data=purge
+    )
+    reader.Reload()
+    return reader
+
+
 def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     """TensorBoard's curves: (step, value) by name."""
-    # Two files of one second have no order by their names, so TensorBoard's guess which one replaces which is off.
-    events = EventAccumulator(str(run_dir), purge_orphaned_data=False)
-    events.Reload()
-    return {tag: sorted((e.step, e.value) for e in events.Scalars(tag)) for tag in events.Tags()["scalars"]}
+    reader = events(run_dir)
+    return {tag: sorted((e.step, e.value) for e in reader.Scalars(tag)) for tag in reader.Tags()["scalars"]}
+
+
+def last(run_dir: Path) -> Path:
+    """The checkpoint to resume from."""
+    return run_dir / "checkpoints" / "last.ckpt"
+
+
+def state(run_dir: Path) -> dict[str, Any]:
+    """What `last.ckpt` has of training: step, weights, optimizer, lowest dev loss."""
+    content = torch.load(last(run_dir), weights_only=True)
+    parts = {name: content[name] for name in ("global_step", "state_dict", "optimizer_states")}
+    return {**parts, "best_dev_loss": content["callbacks"]["Checkpoints"]["best_dev_loss"]}
+
+
+def report(run_dir: Path) -> dict[str, Any]:
+    """The report of a finished run."""
+    content: dict[str, Any] = json.loads((run_dir / "report.json").read_text())
+    return content
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Two finished runs have the same bits: weights, optimizer, curves and samples."""
+    torch.testing.assert_close(state(one), state(other), rtol=0, atol=0)
+    assert scalars(one) == scalars(other)
+    assert report(one)["samples"] == report(other)["samples"]
 
 
 @pytest.fixture(scope="session")

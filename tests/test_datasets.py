@@ -114,12 +114,6 @@ def test_a_cached_file_with_a_wrong_checksum_is_named_and_kept(tmp_path: Path) -
     assert (tmp_path / "items.txt").read_text() == "my own names\n"
 
 
-def test_a_cache_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"could not fetch .*--data\.path FILE"):
-        fetch(OFFLINE, tmp_path / "file")
-
-
 def test_a_name_or_a_path_becomes_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLP_LM_CACHE", str(tmp_path))
     monkeypatch.setenv("HOME", "/home/emma")

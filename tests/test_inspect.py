@@ -34,8 +34,6 @@ def test_items_of_dev_and_test_that_occur_in_train_too() -> None:
     [
         ("\t", "control", r"'\t'"),
         ("\u200b", "zero-width or format", "ZERO WIDTH SPACE"),
-        ("\u0378", "unassigned", r"'\u0378'"),
-        ("\ue000", "private use", r"'\ue000'"),
         ("\u00a0", "unusual space", "NO-BREAK SPACE"),
         ("\ufffd", "wrong encoding", "REPLACEMENT CHARACTER"),
     ],
@@ -44,11 +42,7 @@ def test_odd_characters_are_found_with_their_first_line(character: str, kind: st
     text = f"anna\nan{character}na\nb{character}\n"
     code_point = f"U+{ord(character):04X}"
     assert odd_characters({"a": 4, character: 2}, text) == [OddCharacter(code_point, name, kind, 2, 2)]
-
-
-def test_what_is_not_odd() -> None:
-    text = "zoë d'arc-o.k. 12 мария さくらー 桜"
-    assert odd_characters(dict.fromkeys(text, 1), text) == []
+    assert odd_characters(dict.fromkeys("zoë d'arc-o.k. 12 мария さくらー 桜", 1), text) == []
 
 
 def test_a_histogram_fits_into_a_terminal_and_counts_every_item() -> None:
@@ -84,12 +78,11 @@ def test_one_item_with_a_dot_is_too_small_to_split(tmp_path: Path, capsys: Captu
 def test_json_has_all_figures(names: Path, tmp_path: Path) -> None:
     assert main(["inspect", str(names), "--item=ava", f"--json={tmp_path / 'found.json'}"]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
-    assert (found["items"], found["distinct_items"], found["first_items"]) == (8, 6, NAMES)
-    assert (found["shortest"], found["longest"]) == (["ava", "mia"], ["isabella"])
-    assert list(found["lengths"].items()) == [("3", 2), ("4", 3), ("6", 2), ("8", 1)]
+    assert (found["items"], found["distinct_items"], found["longest"]) == (8, 6, ["isabella"])
+    assert found["lengths"] == {"3": 2, "4": 3, "6": 2, "8": 1}
     assert list(found["characters"].items())[:3] == [("a", 10), ("m", 7), ("i", 5)]
     assert found["windows"][0] == [[".", ".", "."], "a"]
-    assert found["repeats_of_train"] == {"dev": 1, "test": 0} and found["split_seed"] == 42
+    assert found["repeats_of_train"] == {"dev": 1, "test": 0}
 
 
 def test_what_a_terminal_would_not_show_is_escaped(tmp_path: Path, capsys: Capture) -> None:
@@ -103,11 +96,9 @@ def test_what_a_terminal_would_not_show_is_escaped(tmp_path: Path, capsys: Captu
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["nowhere.txt"], "nowhere.txt: no such file"),
         (["FILE", "--item=Zoë"], "item: 'Zoë' has unknown 'Z', 'ë'; the corpus has a b "),
-        (["FILE", "--context_size=0"], "data.context_size: found 0"),
-        (["FILE", "--split_seed=-1"], "data.split_seed: found -1"),
-        (["FILE", "--json=FILE"], "is an input too"),
+        (["FILE", "--context_size=0"], "context_size must be between 1 and 1,024 (got 0)"),
+        (["FILE", "--json=FILE"], "is an input, too"),
     ],
 )
 def test_bad_input(flags: list[str], expected: str, names: Path, capsys: Capture) -> None:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from mlp_lm.errors import DataError, SettingsError
-from mlp_lm.models.known_items import KnownItems, hash_items
-from mlp_lm.models.language_model import LanguageModel, Score, total
+from mlp_lm.models.language_model import KnownItems, LanguageModel, Sample, Score, hash_items, total
+from mlp_lm.models.metrics import NLL
+from mlp_lm.models.sampling import Sampling
 from mlp_lm.text.vocab import Vocab
 
 KNOWN = KnownItems({"train": hash_items(["a", "aa"]), "dev": hash_items(["ab"]), "test": hash_items(["aa", "ba"])})
@@ -22,111 +23,75 @@ KNOWN = KnownItems({"train": hash_items(["a", "aa"]), "dev": hash_items(["ab"]),
 TABLE = torch.tensor([[0.25, 0.5, 0.25], [0.5, 0.125, 0.375], [0.75, 0.25, 0.0]])
 
 
-def by_table(contexts: Tensor) -> Tensor:
-    return TABLE[contexts[:, -1]].log()
-
-
-def always(*probs: float) -> Callable[[Tensor], Tensor]:
-    """The same probabilities of end, a and b after every context."""
-    return lambda contexts: torch.tensor(probs).log().expand(len(contexts), -1)
-
-
 def model(log_probs: Callable[[Tensor], Tensor], known_items: KnownItems | None = KNOWN) -> LanguageModel:
     return LanguageModel(Vocab.build("ab"), 2, log_probs, longest_item=3, known_items=known_items)
 
 
-ENDS, NEVER_ENDS = model(always(1, 0, 0)), model(always(0, 1, 0))
+def always(*probs: float) -> LanguageModel:
+    """The same probabilities of end, a and b after every context."""
+    return model(lambda contexts: torch.tensor(probs).log().expand(len(contexts), -1))
+
+
+BY_TABLE, ENDS, NEVER_ENDS = model(lambda contexts: TABLE[contexts[:, -1]].log()), always(1, 0, 0), always(0, 1, 0)
+
+
+def sample(lm: LanguageModel, num: int = 1, **options: Any) -> list[Sample]:
+    return lm.sample(num, Sampling(**options))
 
 
 # -- sampling ----------------------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_gives_the_same_items() -> None:
-    lm = model(by_table)
-    assert lm.sample(50, seed=1) == lm.sample(50, seed=1)
-    assert lm.sample(50, seed=1) != lm.sample(50, seed=2)
-    assert lm.sample(50) != lm.sample(50)
-    assert len(lm.sample(50)) == 50
-
-
-def test_samples_are_the_texts_of_what_is_generated() -> None:
-    lm = model(by_table)
-    assert lm.sample(20, seed=1, prompt="a") == [sample.text for sample in lm.generate(20, seed=1, prompt="a")]
+def test_the_same_seed_gives_the_same_items_and_no_seed_others() -> None:
+    assert sample(BY_TABLE, 50, seed=1) == sample(BY_TABLE, 50, seed=1) != sample(BY_TABLE, 50, seed=2)
+    assert BY_TABLE.sample(50) != BY_TABLE.sample(50)
 
 
 @pytest.mark.parametrize(
-    ("item", "where"),
+    ("item", "seen_in"),
     [("a", "train"), ("aa", "train"), ("ab", "dev or test"), ("ba", "dev or test"), ("b", "new"), ("", "new")],
 )
-def test_every_item_says_where_it_stands(item: str, where: str) -> None:
-    [sample] = ENDS.generate(1, prompt=item)
-    assert (sample.text, sample.cut, sample.where) == (item, False, where)
+def test_every_item_says_where_the_corpus_has_it(item: str, seen_in: str) -> None:
+    assert sample(ENDS, prompt=item) == [Sample(item, cut=False, seen_in=seen_in)]  # type: ignore[arg-type]
 
 
-def test_an_item_is_cut_at_twice_the_longest_of_train() -> None:
-    [sample] = NEVER_ENDS.generate(1)
-    assert (sample.text, sample.cut) == ("a" * 6, True)
+@pytest.mark.parametrize(("max_length", "text"), [(None, "aaaaaa"), (2, "aa")])
+def test_an_item_is_cut_at_twice_the_longest_of_train_or_as_requested(max_length: int | None, text: str) -> None:
+    [cut] = sample(NEVER_ENDS, max_length=max_length)
+    assert cut == Sample(text, cut=True, seen_in=None) and str(cut) == text + "…"
 
 
-def test_a_cut_item_stands_nowhere() -> None:
-    [sample] = NEVER_ENDS.generate(1, max_length=2)
-    assert (sample.text, sample.cut, sample.where) == ("aa", True, None)
+def test_the_summary_counts_what_is_known_and_what_was_cut() -> None:
+    found = [Sample("a", False, "train"), Sample("ab", False, "dev or test"), Sample("aaa", True, None)]
+    assert BY_TABLE.summary(found) == "3 items: 1 in train, 1 in dev or test, 0 new, 1 cut at --max_length (…)"
+    unknown = model(BY_TABLE.log_probs, known_items=None)
+    assert unknown.summary(unknown.sample(1)) == "1 item: which of them are new is not known"
 
 
-def test_without_known_items_nothing_is_said_of_where_an_item_stands() -> None:
-    [sample] = model(always(1, 0, 0), known_items=None).generate(1, prompt="a")
-    assert sample.where is None
+def test_only_new_items_come_back_if_requested() -> None:
+    assert {s.seen_in for s in sample(BY_TABLE, 200, seed=1)} == {"train", "dev or test", "new"}
+    assert [s.seen_in for s in sample(BY_TABLE, 200, seed=1, only_new=True)] == ["new"] * 200
 
 
-def test_only_new_items_come_back_where_asked_for() -> None:
-    lm = model(by_table)
-    assert {sample.where for sample in lm.generate(200, seed=1)} == {"train", "dev or test", "new"}
-    only_new = lm.generate(200, seed=1, only_new=True)
-    assert len(only_new) == 200
-    assert {sample.where for sample in only_new} == {"new"}
+def test_only_new_gives_up_if_nothing_is_new_or_known_to_be() -> None:
+    assert sample(ENDS, 3, prompt="a", only_new=True) == []
+    assert sample(NEVER_ENDS, 3, only_new=True) == []
+    with pytest.raises(DataError, match="only_new: which items are new is not known"):
+        sample(model(BY_TABLE.log_probs, known_items=None), only_new=True)
 
 
-def test_only_new_gives_up_where_nothing_is_new() -> None:
-    assert ENDS.sample(3, prompt="a", only_new=True) == []
-    assert NEVER_ENDS.sample(3, only_new=True) == []
-
-
-def test_only_new_needs_to_know_the_items() -> None:
-    with pytest.raises(DataError, match="too big"):
-        model(by_table, known_items=None).sample(1, only_new=True)
-
-
-def test_a_prompt_is_normalised_as_the_corpus_is() -> None:
+def test_a_prompt_is_normalised_as_the_corpus_is_and_must_be_known() -> None:
     lm = LanguageModel(Vocab.build("\u00e9"), 2, lambda c: torch.tensor([0.0, -math.inf]).expand(len(c), -1), 3)
-    assert lm.sample(1, prompt="e\u0301") == ["\u00e9"]
-
-
-@pytest.mark.parametrize("prompt", ["axb", "x", " ", "."])
-def test_a_prompt_with_unknown_tokens_names_them(prompt: str) -> None:
-    unknown = repr(prompt.strip("ab"))
-    with pytest.raises(DataError, match=re.escape(f"unknown token {unknown}; the model knows a b")):
-        ENDS.sample(1, prompt=prompt)
-
-
-def test_all_settings_out_of_range_are_reported_at_once() -> None:
-    wrong: dict[str, Any] = {
-        "num": 0,
-        "temperature": math.nan,
-        "top_k": 0,
-        "top_p": 1.5,
-        "seed": -1,
-        "max_length": 0,
-    }
-    with pytest.raises(SettingsError) as caught:
-        ENDS.sample(**wrong)
-    problems = str(caught.value).split("; ")
-    assert [problem.split(":")[0] for problem in problems] == list(wrong)
+    assert [s.text for s in sample(lm, prompt="e\u0301")] == ["\u00e9"]
+    with pytest.raises(DataError, match=re.escape("unknown tokens 'x', '.'; the model knows é")):
+        sample(lm, prompt="éx.")
 
 
 def test_a_prompt_longer_than_max_length_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"^max_length: found 2, expected at least the 3 tokens"):
-        ENDS.sample(1, prompt="aba", max_length=2)
-    assert ENDS.sample(1, prompt="aba", max_length=3) == ["aba"]
+    with pytest.raises(SettingsError, match=r"^max_length must be at least 3, the length of the prompt \(got 2\)"):
+        sample(ENDS, prompt="aba", max_length=2)
+    assert [s.text for s in sample(ENDS, prompt="aba", max_length=3)] == ["aba"]
+    assert [s.text for s in sample(ENDS, prompt="ababababa")] == ["ababababa"]  # longer than twice the longest
 
 
 # -- scoring -----------------------------------------------------------------------------------------------------
@@ -137,38 +102,22 @@ def test_a_prompt_longer_than_max_length_is_refused() -> None:
     [("", 1, 0.25), ("a", 2, 0.5 * 0.5), ("ab", 3, 0.5 * 0.375 * 0.75), ("baa", 4, 0.25 * 0.25 * 0.125 * 0.5)],
 )
 def test_the_score_of_an_item_is_worked_out_by_hand(item: str, tokens: int, prob: float) -> None:
-    [score] = model(by_table).score([item])
+    [score] = BY_TABLE.score([item])
     assert (score.item, score.tokens) == (item, tokens)
     assert score.log_prob == pytest.approx(math.log(prob))
     assert score.nats_per_token == pytest.approx(-math.log(prob) / tokens)
 
 
-def test_an_impossible_item_has_probability_0() -> None:
-    assert model(by_table).score(["bb"]) == [Score("bb", 3, -math.inf)]
-
-
-def test_items_are_scored_each_on_its_own() -> None:
-    lm = model(by_table)
-    items = ["ab", "a", "", "baa"] * 1000  # more windows than one batch
-    alone = {item: lm.score([item])[0] for item in set(items)}
-    assert lm.score(items) == [alone[item] for item in items]
-
-
-def test_no_items_have_no_scores() -> None:
-    assert model(by_table).score([]) == []
-
-
-def test_an_item_is_scored_as_the_corpus_would_read_it() -> None:
-    assert model(by_table).score([" ab\r"]) == model(by_table).score(["ab"])
+def test_items_are_scored_each_on_its_own_and_as_the_corpus_would_read_them() -> None:
+    items = ["ab", " a\r", "", "baa"] * 1000  # more windows than one batch
+    alone = {item: BY_TABLE.score([item.strip()])[0] for item in set(items)}
+    assert BY_TABLE.score(items) == [alone[item] for item in items]
+    assert BY_TABLE.score([]) == []
+    assert BY_TABLE.score(["bb"]) == [Score("bb", 3, -math.inf)]
+    assert total(BY_TABLE.score(["", "a"])) == NLL(pytest.approx(-math.log(0.25 * 0.5 * 0.5)), 3)  # type: ignore[arg-type]
 
 
 def test_items_with_unknown_tokens_are_listed_by_their_place() -> None:
     message = "item 2 'axy' has unknown 'x', 'y'; item 4 'a b' has unknown ' '; the model knows a b"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
-        model(by_table).score(["a", "axy", "b", "a b"])
-
-
-def test_the_total_of_scores_is_a_loss_over_all_tokens() -> None:
-    nll = total(model(by_table).score(["", "a"]))
-    assert nll.tokens == 3
-    assert nll.nats_per_token == pytest.approx(-math.log(0.25 * 0.5 * 0.5) / 3)
+        BY_TABLE.score(["a", "axy", "b", "a b"])

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from mlp_lm.models.metrics import NLL, evaluate, token_nll
-from mlp_lm.training.nll_metric import NLLMetric
+from mlp_lm.training.module import mean_loss
 
 FLOAT32_STOPS = 2**24  # adding 1 to it changes nothing in float32
 
 
-def minus_the_last(contexts: Tensor) -> Tensor:
-    """Log-probabilities (B, 1) that are the negative of the last id: any NLL that a test wants."""
-    return -contexts[:, -1:].float()
+def evaluated(nats: Tensor, batch_size: int) -> float:
+    """The loss by `evaluate`, of a model that has the `nats` as its contexts."""
+    parts = torch.split(nats, batch_size)
+    batches = [(part.unsqueeze(1), torch.zeros(len(part), dtype=torch.int64)) for part in parts]
+    nll = evaluate(lambda contexts: -contexts.float(), batches)
+    assert nll.tokens == len(nats)
+    return nll.nats_per_token
 
 
-def batches(nats: list[int], batch_size: int) -> list[tuple[Tensor, Tensor]]:
-    contexts = torch.tensor(nats).view(-1, 1)
-    return [(part, torch.zeros(len(part), dtype=torch.int64)) for part in torch.split(contexts, batch_size)]
+def measured(nats: Tensor, batch_size: int) -> float:
+    """The loss by the metric of the module."""
+    metric = mean_loss()
+    for part in torch.split(nats, batch_size):
+        metric.update(part.float())
+    return float(metric.compute())
 
 
-def total(metric: NLLMetric) -> NLL:
-    nats, tokens = metric.compute()
-    return NLL(nats.item(), int(tokens))
+BOTH = pytest.mark.parametrize("loss", [evaluated, measured])
+Loss = Callable[[Tensor, int], float]
 
 
 def test_nats_bits_and_perplexity_of_a_fair_choice_among_eight() -> None:
@@ -36,22 +43,14 @@ def test_nats_bits_and_perplexity_of_a_fair_choice_among_eight() -> None:
     assert nll.perplexity == pytest.approx(8)
 
 
-def test_sums_and_counts_add_up() -> None:
-    assert NLL(1.5, 2) + NLL(4.5, 1) == NLL(6.0, 3)
-    assert (NLL(1.5, 2) + NLL(4.5, 1)).nats_per_token == 2
-
-
 def test_without_tokens_there_is_no_loss() -> None:
     nothing = NLL(0.0, 0)
-    assert math.isnan(nothing.nats_per_token)
-    assert math.isnan(nothing.bits_per_token)
-    assert math.isnan(nothing.perplexity)
+    assert all(map(math.isnan, (nothing.nats_per_token, nothing.bits_per_token, nothing.perplexity)))
 
 
-def test_a_perplexity_too_large_for_a_float_is_infinite() -> None:
-    assert NLL(1e6, 1).perplexity == math.inf
-    assert NLL(math.inf, 1).perplexity == math.inf
-    assert math.isfinite(NLL(700.0, 1).perplexity)
+@pytest.mark.parametrize(("nats", "infinite"), [(700.0, False), (1e6, True), (math.inf, True)])
+def test_a_perplexity_too_large_for_a_float_is_infinite(nats: float, infinite: bool) -> None:
+    assert (NLL(nats, 1).perplexity == math.inf) is infinite
 
 
 def test_the_nll_of_a_target_is_its_negative_log_probability() -> None:
@@ -60,37 +59,26 @@ def test_the_nll_of_a_target_is_its_negative_log_probability() -> None:
     assert nats.tolist() == [pytest.approx([math.log(4), math.log(8)])]
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 100])
-def test_the_loss_does_not_depend_on_the_batch_size(batch_size: int) -> None:
-    nats = [1, 2, 3, 4, 5, 6, 7, 8, 9, 100]
-    assert evaluate(minus_the_last, batches(nats, batch_size)) == NLL(145.0, 10)
-    metric = NLLMetric()
-    for contexts, targets in batches(nats, batch_size):
-        metric.update(token_nll(minus_the_last(contexts), targets))
-    assert total(metric) == NLL(145.0, 10)
+@BOTH
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_the_loss_does_not_depend_on_the_batch_size(loss: Loss, batch_size: int) -> None:
+    assert loss(torch.tensor([1, 2, 3, 4, 5, 6, 7, 8, 9, 100]), batch_size) == 14.5
 
 
+@BOTH
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_the_loss_stays_exact_where_a_float32_sum_stops_growing(batch_size: int) -> None:
-    nats = [FLOAT32_STOPS, 1, 1, 1]
-    assert evaluate(minus_the_last, batches(nats, batch_size)) == NLL(FLOAT32_STOPS + 3, 4)
-    metric = NLLMetric()
-    for part in torch.split(torch.tensor(nats, dtype=torch.float32), batch_size):
-        metric.update(part)
-    assert total(metric) == NLL(FLOAT32_STOPS + 3, 4)
-    assert NLL(float(FLOAT32_STOPS), FLOAT32_STOPS) + NLL(1.0, 1) == NLL(FLOAT32_STOPS + 1, FLOAT32_STOPS + 1)
+def test_the_loss_stays_exact_at_sums_where_float32_stops_growing(loss: Loss, batch_size: int) -> None:
+    assert loss(torch.tensor([FLOAT32_STOPS, 1, 1, 1]), batch_size) == (FLOAT32_STOPS + 3) / 4
 
 
-def test_tokens_are_counted_exactly_where_a_float32_count_stops_growing() -> None:
-    metric = NLLMetric()
-    metric.update(torch.zeros(1).expand(FLOAT32_STOPS))
-    metric.update(torch.zeros(3))
-    assert total(metric).tokens == FLOAT32_STOPS + 3
+@BOTH
+def test_one_loss_that_is_nan_makes_their_mean_nan(loss: Loss) -> None:
+    assert math.isnan(loss(torch.tensor([1.0, math.nan]), 2))
 
 
-def test_a_reset_metric_starts_from_nothing() -> None:
-    metric = NLLMetric()
-    metric.update(torch.ones(5))
-    metric.reset()
-    metric.update(torch.ones(2))
-    assert total(metric) == NLL(2.0, 2)
+def test_the_loss_stays_exact_at_counts_where_float32_stops_growing() -> None:
+    metric = mean_loss()
+    metric.update(torch.ones(1).expand(FLOAT32_STOPS))
+    for _ in range(3):
+        metric.update(torch.zeros(1))
+    assert metric.compute() == FLOAT32_STOPS / (FLOAT32_STOPS + 3)

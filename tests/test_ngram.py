@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,21 +14,18 @@ from mlp_lm import load
 from mlp_lm.cli import main
 from mlp_lm.models.metrics import evaluate
 from mlp_lm.models.ngram import Level, NGramModel, add_k, count, modified_kneser_ney
-from mlp_lm.text.corpus import Ids, encode, load_corpus
+from mlp_lm.models.sampling import Sampling
+from mlp_lm.text.corpus import Corpus, encode, load_corpus
 from mlp_lm.text.vocab import Vocab
 from mlp_lm.text.windows import Windows
-from tests.conftest import Capture, error_of, fit
+from tests.conftest import Capture, error_of
 
 VOCAB = Vocab(["", "a", "b"])
 THREE = encode(["ab", "ab", "b"], VOCAB)  # a b . a b . b .
 
 
-def model(levels: list[Level], vocab: Vocab = VOCAB) -> NGramModel:
-    return NGramModel(levels, len(vocab))
-
-
 def probs(levels: list[Level], context: list[int]) -> list[float]:
-    row: list[float] = model(levels).probs(np.array([context]))[0].tolist()
+    row: list[float] = NGramModel(levels, len(VOCAB)).probs(np.array([context]))[0].tolist()
     return row
 
 
@@ -55,12 +52,6 @@ def test_kneser_ney_of_three_items_by_hand() -> None:
     assert probs(levels, [1]) == pytest.approx([0.85 * boundary, 0.85 * a, 0.15 + 0.85 * b], abs=1e-12)
 
 
-def test_an_order_of_one_is_the_tokens_own_frequency_smoothed() -> None:
-    levels, fallbacks = modified_kneser_ney(count(THREE, 3, 1))
-    assert fallbacks == [1]  # counts 3, 2, 3: D = 1.5, 1, 1.5; 4 of 8 is handed on
-    assert probs(levels, [0]) == pytest.approx([1.5 / 8 + 0.5 / 3, 1 / 8 + 0.5 / 3, 1.5 / 8 + 0.5 / 3], abs=1e-12)
-
-
 def test_relative_frequencies_and_added_counts() -> None:
     counts = count(THREE, 3, 3)
     assert probs(add_k(counts, 3, 0), [0, 0]) == pytest.approx([0, 2 / 3, 1 / 3])  # an item is too young for level 3
@@ -71,25 +62,25 @@ def test_relative_frequencies_and_added_counts() -> None:
 
 
 @pytest.fixture(scope="module")
-def stream(corpus_file: Path) -> Ids:
-    return load_corpus(str(corpus_file), None, unique=True, split_seed=42, max_item_length=100).train
+def corpus(corpus_file: Path) -> Corpus:
+    return load_corpus(str(corpus_file), None, unique=True, split_seed=42, max_item_length=100)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 6])
+@pytest.mark.parametrize("order", [1, 2, 6])
 @pytest.mark.parametrize("smoothing", ["mkn", "add_k"])
-def test_probabilities_sum_to_1_for_contexts_seen_and_unseen(stream: Ids, order: int, smoothing: str) -> None:
-    counts = count(stream, 12, order)  # two tokens of the vocabulary never occur
+def test_probabilities_sum_to_1_for_contexts_seen_and_unseen(corpus: Corpus, order: int, smoothing: str) -> None:
+    counts = count(corpus.train, 12, order)  # two tokens of the vocabulary never occur
     levels = modified_kneser_ney(counts)[0] if smoothing == "mkn" else add_k(counts, 12, 0.1)
     contexts = np.random.default_rng(1).integers(0, 12, (500, max(order - 1, 1)))
-    seen, _ = Windows(stream, max(order - 1, 1))[:]
+    seen, _ = Windows(corpus.train, max(order - 1, 1))[:]
     for rows in (contexts, seen.numpy()):
         table = NGramModel(levels, 12).probs(rows)
         assert table.min() > 0
         assert np.abs(table.sum(1) - 1).max() < 1e-12
 
 
-def test_a_padded_context_is_that_of_a_single_boundary(stream: Ids) -> None:
-    six = NGramModel(modified_kneser_ney(count(stream, 10, 6))[0], 10)
+def test_a_padded_context_is_that_of_a_single_boundary(corpus: Corpus) -> None:
+    six = NGramModel(modified_kneser_ney(count(corpus.train, 10, 6))[0], 10)
     padded, short = np.array([[0, 0, 0, 3, 4]]), np.array([[0, 3, 4]])
     assert six.probs(padded).tolist() == six.probs(short).tolist()
 
@@ -106,48 +97,50 @@ def test_keys_stay_exact_for_a_large_vocabulary() -> None:
 # -- the command ---------------------------------------------------------------------------------------------------
 
 
-def test_the_table_and_the_saved_model(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
-    saved, figures, plot = (str(tmp_path / name) for name in ("counts.npz", "figures.json", "orders.png"))
-    flags = ["--orders=1,2,3", "--test", f"--save={saved}", f"--json={figures}", f"--plot={plot}"]
-    assert main(["ngram", str(corpus_file), *flags]) == 0
-    report = json.loads(Path(figures).read_text())
+def dev_loss(levels: list[Level], corpus: Corpus) -> float:
+    windows = Windows(corpus.dev, max(len(levels) - 1, 1))
+    return evaluate(NGramModel(levels, len(corpus.vocab)).log_probs, windows.batches()).nats_per_token
+
+
+def ngram(figures: Path, *args: object) -> dict[str, Any]:
+    """The figures of a command that must succeed."""
+    assert main(["ngram", *map(str, args), f"--json={figures}"]) == 0
+    report: dict[str, Any] = json.loads(figures.read_text())
+    return report
+
+
+def test_the_table_and_the_saved_model(corpus_file: Path, corpus: Corpus, tmp_path: Path, capsys: Capture) -> None:
+    saved, plot = tmp_path / "counts.npz", tmp_path / "orders.png"
+    report = ngram(tmp_path / "f.json", corpus_file, "--orders=1,2,3", "--test", f"--save={saved}", f"--plot={plot}")
     assert [row["order"] for row in report["orders"]] == [1, 2, 3]
     assert [row["contexts_possible"] for row in report["orders"]] == [1, 10, 100]
+    assert [row["contexts_seen"] for row in report["orders"][:2]] == [1, 10]
     best = min(report["orders"], key=lambda row: row["dev"])
     assert f"test, order {best['order']}: {report['test']['test']:.4f} nats/token" in capsys.readouterr().out
-    assert Path(plot).read_bytes().startswith(b"\x89PNG")
-    corpus = load_corpus(str(corpus_file), None, unique=True, split_seed=42, max_item_length=100)
-    own = NGramModel(modified_kneser_ney(count(corpus.train, 10, best["order"]))[0], 10)
-    windows = Windows(corpus.dev, max(best["order"] - 1, 1))
-    assert evaluate(own.log_probs, windows.batches()).nats_per_token == best["dev"]
-    contexts, _ = windows[:]
-    assert torch.equal(load(saved).log_probs(contexts), own.log_probs(contexts))  # bit by bit
-    assert main(["sample", saved, "--num=3", "--seed=1"]) == 0
-    assert capsys.readouterr().out.splitlines() == load(saved).sample(3, seed=1)
-    assert main(["score", saved, str(corpus_file)]) == 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    levels, _ = modified_kneser_ney(count(corpus.train, 10, best["order"]))
+    assert dev_loss(levels, corpus) == best["dev"]
+    contexts, _ = Windows(corpus.dev, max(best["order"] - 1, 1))[:]
+    assert torch.equal(load(saved).log_probs(contexts), NGramModel(levels, 10).log_probs(contexts))  # bit by bit
+    assert main(["sample", str(saved), "--num=3", "--seed=1"]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(s) for s in load(saved).sample(3, Sampling(seed=1))]
+    assert main(["score", str(saved), str(corpus_file)]) == 0
 
 
 def test_unseen_events_are_impossible_without_smoothing(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
-    saved = str(tmp_path / "counts.npz")
-    assert main(["ngram", str(corpus_file), "--orders=6", "--smoothing=none", f"--save={saved}"]) == 0
+    saved = tmp_path / "counts.npz"
+    report = ngram(tmp_path / "f.json", corpus_file, "--orders=6", "--smoothing=none", f"--save={saved}")
+    assert report["orders"][0]["dev"] is None  # infinite, which JSON cannot say
     assert "inf" in capsys.readouterr().out
-    assert load(saved).sample(20, seed=1)
-    assert "no token has a chance after this prompt" in error_of(["sample", saved, "--prompt=aaaaaaa"], capsys)
+    assert "no token can follow this prompt" in error_of(["sample", str(saved), "--prompt=aaaaaaa"], capsys)
 
 
-def test_add_k_chooses_k_on_dev(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
-    figures = tmp_path / "figures.json"
-    assert main(["ngram", str(corpus_file), "--orders=2,3", "--smoothing=add_k", f"--json={figures}"]) == 0
-    first, second = json.loads(figures.read_text())["orders"]
-    out = capsys.readouterr().out
-    assert f"k, chosen on dev: {first['added']:g} for order 2, {second['added']:g} for order 3\n" in out
-    corpus = load_corpus(str(corpus_file), None, unique=True, split_seed=42, max_item_length=100)
-    counts, windows = count(corpus.train, 10, 2), Windows(corpus.dev, 1)
-    losses = {
-        k: evaluate(NGramModel(add_k(counts, 10, k), 10).log_probs, windows.batches()).nats_per_token
-        for k in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-    }
-    assert losses[first["added"]] == first["dev"] == min(losses.values())
+def test_add_k_chooses_k_on_dev(corpus_file: Path, corpus: Corpus, tmp_path: Path, capsys: Capture) -> None:
+    [row] = ngram(tmp_path / "f.json", corpus_file, "--orders=2", "--smoothing=add_k")["orders"]
+    assert f"k, chosen on dev: {row['added']:g} for order 2\n" in capsys.readouterr().out
+    counts = count(corpus.train, 10, 2)
+    losses = {k: dev_loss(add_k(counts, 10, k), corpus) for k in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)}
+    assert losses[row["added"]] == row["dev"] == min(losses.values())
 
 
 def test_levels_whose_discounts_cannot_be_estimated_are_named_once(tmp_path: Path, capsys: Capture) -> None:
@@ -161,90 +154,53 @@ def test_levels_whose_discounts_cannot_be_estimated_are_named_once(tmp_path: Pat
     )
 
 
-def test_the_mixture_is_no_worse_than_its_parts_and_can_be_saved(best: Path, tmp_path: Path, capsys: Capture) -> None:
-    saved, figures = tmp_path / "mixture.npz", tmp_path / "figures.json"
-    assert main(["ngram", f"--mix={best}", "--orders=1,2,3", f"--save={saved}", f"--json={figures}"]) == 0
-    report = json.loads(figures.read_text())["mixture"]
+def test_the_mixture_is_no_worse_than_its_parts_and_can_be_saved(
+    best: Path, corpus_file: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    saved, counts = tmp_path / "mixture.npz", tmp_path / "counts.npz"
+    report = ngram(tmp_path / "f.json", f"--mix={best}", "--orders=1,2,3", f"--save={saved}")["mixture"]
+    ngram(tmp_path / "f.json", corpus_file, f"--orders={report['order']}", f"--save={counts}")
     assert report["mixture"]["dev"] <= min(report["network"]["dev"], report["counts"]["dev"])
-    lm, network, arrays, weight = load(saved), load(best), np.load(saved), report["weight"]
-    parts = ("keys", "probs", "backoff")
-    counts = NGramModel([Level(*(arrays[f"level{k + 1}_{n}"] for n in parts)) for k in range(report["order"])], 10)
-    contexts = torch.tensor([[0, 0, 3], [4, 2, 1]])
-    expected = weight * network.log_probs(contexts).double().exp() + (1 - weight) * counts.log_probs(contexts).exp()
-    assert (lm.log_probs(contexts).exp() - expected).abs().max() < 1e-12
-    assert lm.sample(3, seed=1)
+    lm, weight = load(saved), report["weight"]
+    assert 0 < weight < 1
+    contexts, _ = windows = Windows(corpus.dev, 3)[:]
+    network, alone = (load(path).log_probs(contexts).double().exp() for path in (best, counts))
+    assert (lm.log_probs(contexts).exp() - (weight * network + (1 - weight) * alone)).abs().max() < 1e-12
+    assert evaluate(lm.log_probs, [windows]).nats_per_token == pytest.approx(report["mixture"]["dev"], abs=1e-12)
 
 
-def test_test_is_left_unread_unless_asked_for(best: Path, tmp_path: Path, capsys: Capture) -> None:
-    figures = tmp_path / "figures.json"
-    for flags, splits in (([], {"dev"}), (["--test"], {"dev", "test"})):
-        assert main(["ngram", f"--mix={best}", "--orders=2", f"--json={figures}", *flags]) == 0
-        report = json.loads(figures.read_text())["mixture"]
-        assert all(report[name].keys() == splits for name in ("network", "counts", "mixture"))
-        out = capsys.readouterr().out
-        assert f"  mixture  dev {report['mixture']['dev']:.4f} nats/token" in out
-        assert ("test" in out) == ("test" in splits)
+@pytest.mark.parametrize("mixed", [False, True])
+def test_test_is_left_unread_unless_requested(
+    mixed: bool, best: Path, corpus_file: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    args = [f"--mix={best}" if mixed else str(corpus_file), "--orders=2"]
+    report = ngram(tmp_path / "f.json", *args)
+    assert "test" not in capsys.readouterr().out and "test" not in report
+    with_test = ngram(tmp_path / "f.json", *args, "--test")
+    assert "test" in capsys.readouterr().out
+    for name in ("network", "counts", "mixture") if mixed else ():
+        assert report["mixture"][name].keys() == {"dev"}
+        assert with_test["mixture"][name].keys() == {"dev", "test"}
 
 
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (["--orders=0"], "orders: found '0', expected whole numbers from 1 to 12"),
-        (["--orders=13"], "from 1 to 12"),
-        (["--orders=x"], "from 1 to 12"),
-        (["--smoothing=magic"], "smoothing: found 'magic', expected mkn or add_k or none"),
-        (["--mix=none.ckpt"], "none.ckpt: no such file"),
-        (["--save=counts"], "save: found 'counts', expected a file that ends in .npz"),
-        (["--plot=orders.foo"], "plot: found 'orders.foo', expected a file that ends in .png or .svg"),
-        (["--json=FILE"], "is an input too"),
-        (["--json=x.npz", "--save=x.npz"], "json: x.npz is --save too"),
-        (["--max_item_length=3"], "at most 3 are allowed"),
+        ("{corpus} --orders=0", "orders: found '0', expected whole numbers from 1 to 12"),
+        ("{corpus} --orders=1,x", "orders: found '1,x', expected whole numbers"),
+        ("{corpus} --smoothing=magic", "smoothing: found 'magic', expected mkn or add_k or none"),
+        ("{corpus} --mix=none.ckpt", "none.ckpt: no such file"),
+        ("{corpus} --save=counts", "save: found 'counts', expected a file that ends in .npz"),
+        ("{corpus} --plot=orders.foo", "plot: found 'orders.foo', expected a file that ends in .png or .svg"),
+        ("{corpus} --json={corpus}", "is an input, too"),
+        ("{corpus} --json=x.npz --save=x.npz", "json: x.npz is --save, too"),
+        ("names --mix={best}", "has other characters"),
+        ("{split} --mix={best}", "has the same items, but another split"),
+        ("gone.txt --mix={best}", "gone.txt: no such file"),
     ],
 )
-def test_bad_input(args: list[str], expected: str, corpus_file: Path, capsys: Capture) -> None:
-    args = [arg.replace("FILE", str(corpus_file)) for arg in args]
-    assert expected in error_of(["ngram", str(corpus_file), "--orders=1", *args], capsys)
-
-
-def test_a_checkpoint_of_other_data(best: Path, tmp_path: Path, capsys: Capture) -> None:
-    assert "has other characters" in error_of(["ngram", "names", f"--mix={best}"], capsys)
-    assert "split in another way" in error_of(["ngram", f"--mix={best}", "--split_seed=1"], capsys)
-    assert "gone.txt: no such file" in error_of(["ngram", str(tmp_path / "gone.txt"), f"--mix={best}"], capsys)
-
-
-def test_contexts_that_were_seen(tmp_path: Path) -> None:
-    for name, text in (("train", "ab\nab\n"), ("dev", "zed\n"), ("test", "a\n")):
-        (tmp_path / name).write_text(text)
-    paths = [f"--{name}_path={tmp_path / name}" for name in ("train", "dev", "test")]
-    assert main(["ngram", *paths, "--orders=1,2,3", f"--json={tmp_path / 'f.json'}", "--smoothing=none"]) == 0
-    rows = json.loads((tmp_path / "f.json").read_text())["orders"]
-    assert [row["contexts_seen"] for row in rows] == [1, 3, 2]  # ., a, b; then .a and ab
-    assert [row["dev"] for row in rows] == [None, None, None]  # infinite, which JSON cannot say
-
-
-def test_a_mixture_in_float64_is_the_same_after_saving(corpus_file: Path, tmp_path: Path) -> None:
-    run = fit(corpus_file, tmp_path / "run", "--trainer.precision=64-true")
-    saved, checkpoint = tmp_path / "m.npz", run / "checkpoints" / "best.ckpt"
-    figures = tmp_path / "figures.json"
-    assert main(["ngram", f"--mix={checkpoint}", "--orders=2", f"--save={saved}", f"--json={figures}"]) == 0
-    corpus = load_corpus(str(corpus_file), None, unique=True, split_seed=42, max_item_length=100)
-    loss = evaluate(load(saved).log_probs, Windows(corpus.dev, 3).batches()).nats_per_token
-    mixed = json.loads(figures.read_text())["mixture"]["mixture"]["dev"]
-    assert loss == pytest.approx(mixed, abs=1e-12)
-
-
-def test_a_damaged_count_file(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
-    saved = tmp_path / "counts.npz"
-    assert main(["ngram", str(corpus_file), "--orders=2", f"--save={saved}"]) == 0
-    capsys.readouterr()
-    np.savez(saved, **{name: array for name, array in np.load(saved).items() if name != "level2_backoff"})
-    assert "damaged" in error_of(["sample", str(saved)], capsys)
-    saved.write_bytes(saved.read_bytes()[:100])
-    assert "damaged, or not a count model" in error_of(["sample", str(saved)], capsys)
-
-
-def test_the_bundled_names() -> None:
-    corpus = load_corpus("names", None, unique=True, split_seed=42, max_item_length=100)
-    four = NGramModel(modified_kneser_ney(count(corpus.train, 27, 4))[0], 27)
-    loss = evaluate(four.log_probs, Windows(corpus.dev, 3).batches()).nats_per_token
-    assert 2.0 < loss < math.log(27) - 0.9
+def test_bad_input(args: str, expected: str, corpus_file: Path, best: Path, tmp_path: Path, capsys: Capture) -> None:
+    shuffled = tmp_path / "shuffled.txt"
+    shuffled.write_text("\n".join(reversed(corpus_file.read_text().split())))
+    places = {"corpus": corpus_file, "best": best, "split": shuffled}
+    assert expected in error_of(["ngram", *args.format(**places).split()], capsys)

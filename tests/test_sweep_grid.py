@@ -24,15 +24,12 @@ def test_values_stay_as_written_and_quotes_keep_a_comma() -> None:
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
-        (["data.context_size"], "vary: data.context_size: no values, which makes an empty grid"),
         (["data.context_size="], "vary: data.context_size: no values, which makes an empty grid"),
-        (["=2,3"], "vary: found '=2,3', expected KEY=V1,V2,..."),
         (["a.b=[1, 2]"], "vary: found 'a.b=[1, 2]', expected KEY=V1,V2,..."),
         (["a.b=2,,3"], "vary: found 'a.b=2,,3', expected KEY=V1,V2,..."),
-        (["a.b=x: y"], "vary: found 'a.b=x: y', expected KEY=V1,V2,..."),
         (["a.b=1", "a.b=2"], "vary: a.b: found twice"),
         (["seed_everything=1,2"], "vary: seed_everything: found several values; expected the first one"),
-        (["a.b=", "=1"], "an empty grid; expected a.b=V1,V2,...; vary: found '=1'"),
+        (["a.b=", "=1"], "an empty grid; expected a.b=V1,V2,...; vary: found '=1'"),  # all at once
     ],
 )
 def test_values_that_make_no_grid(texts: list[str], expected: str) -> None:
@@ -42,22 +39,14 @@ def test_values_that_make_no_grid(texts: list[str], expected: str) -> None:
 
 def test_a_grid_has_every_combination_the_last_setting_fastest() -> None:
     points = choose_points(GRID, None, random_seed=1, seeds=1)
-    assert [(p["a.x"], p["b.y"]) for p in points] == [
-        ("1", "u"), ("1", "v"), ("2", "u"), ("2", "v"), ("3", "u"), ("3", "v")
-    ]  # fmt: skip
+    assert [p["a.x"] + p["b.y"] for p in points] == ["1u", "1v", "2u", "2v", "3u", "3v"]
     assert choose_points({}, None, random_seed=1, seeds=3) == [{}]  # only seeds vary
 
 
-def test_random_points_are_different_points_of_the_grid_from_a_seed() -> None:
-    grid = choose_points(GRID, None, random_seed=1, seeds=1)
-    drawn = [choose_points(GRID, 4, random_seed=seed, seeds=1) for seed in range(20)]
-    for points in drawn:
-        assert len(points) == 4 and all(point in grid for point in points)
-        assert all(points.count(point) == 1 for point in points)
-    assert drawn[3] == choose_points(GRID, 4, random_seed=3, seeds=1)
-    assert len({str(points) for points in drawn}) > 1
-    huge = {f"a.{i}": [str(j) for j in range(100)] for i in range(20)}  # 10^40 points, which nobody could list
-    assert len(choose_points(huge, 5, random_seed=1, seeds=1)) == 5
+def test_random_points_are_distinct_points_of_the_grid_from_a_seed() -> None:
+    drawn = [choose_points(GRID, 4, random_seed=seed, seeds=1) for seed in (1, 2, 1)]
+    assert all(len({(p["a.x"], p["b.y"]) for p in points}) == 4 for points in drawn)
+    assert drawn[0] == drawn[2] != drawn[1]
 
 
 @pytest.mark.parametrize(
@@ -77,22 +66,15 @@ def test_too_many_points(number: int | None, seeds: int, expected: str) -> None:
     [
         ({"context_size": 3}, [], "context_size=3,seed=1"),
         ({}, [], "seed=1"),
-        ({"weight_decay": 1e-4, "fused": True, "steps": None}, [], "weight_decay=0.0001,fused=true,steps=null,seed=1"),
+        ({"decay": 1e-4, "decay_all": True, "steps": None}, [], "decay=0.0001,decay_all=true,steps=null,seed=1"),
         ({"path": "/tmp/ä b:*?.txt"}, [], "path=_tmp___b___.txt,seed=1"),
         ({"path": "names"}, ["path=NAMES,seed=1", "path=names,seed=1,2"], "path=names,seed=1,3"),
+        ({"path": "x" * 300}, [], "x" * 113 + ",seed=1"),
     ],
 )
 def test_the_name_of_a_run_is_safe_and_its_own(values: dict[str, object], taken: list[str], expected: str) -> None:
     assert run_name(values, 1, taken) == expected
 
 
-def test_a_name_is_never_too_long_for_a_file_system() -> None:
-    assert len(run_name({f"setting_{i}": "x" * 300 for i in range(50)}, 1, [])) <= 200
-
-
 def test_settings_are_called_by_their_last_part_unless_two_share_it() -> None:
-    assert short_names(["data.path", "model.a", "trainer.a"]) == {
-        "data.path": "path",
-        "model.a": "model.a",
-        "trainer.a": "trainer.a",
-    }
+    assert [*short_names(["data.path", "model.a", "trainer.a"]).values()] == ["path", "model.a", "trainer.a"]

@@ -1,0 +1,32 @@
+"""The table of commands: what the top-level help says of each, and where it is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """`module:function` is a plain function whose signature is the command line; a module alone has a `run`, which
+    parses it itself with LightningCLI."""
+
+    summary: str
+    target: str = "mlp_lm.training.cli"
+
+
+COMMANDS = {
+    "fit": Command("train a language model on a text file"),
+    "validate": Command("loss of a checkpoint on the dev split"),
+    "test": Command("loss of a checkpoint on the test split"),
+    "predict": Command("most probable next token for every window of the dev split, as CSV"),
+    "sample": Command("generate new items from a checkpoint or count model", "mlp_lm.commands.sample:sample"),
+    "score": Command("log-probability of each item of a text file", "mlp_lm.commands.score:score"),
+    "inspect": Command("what is in a corpus", "mlp_lm.commands.inspect:inspect"),
+    "ngram": Command(
+        "count baselines on the same split, and the mixture with a network", "mlp_lm.commands.ngram:ngram"
+    ),
+    "lr-find": Command(
+        "learning-rate range test: how high a learning rate the config can take", "mlp_lm.commands.lr_find"
+    ),
+    "sweep": Command("many runs, one table: a grid of settings, with several seeds", "mlp_lm.commands.sweep:sweep"),
+    "plot": Command("embedding map and other figures", "mlp_lm.commands.plot:plot"),
+}

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Annotated
 
 from mlp_lm.files import check_outputs, write_json
-from mlp_lm.settings import check
+from mlp_lm.settings import SEED, Range
 from mlp_lm.text.corpus import parse_items, read_text, tokenize
 from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.statistics import Statistics, histogram, item_windows, statistics
-from mlp_lm.text.vocab import Vocab
+from mlp_lm.text.vocab import Vocab, counted
 
 BAR_WIDTH = 50
 MAX_CHARACTERS, MAX_ODD = 100, 20  # in the report; --json has all of them
 
 
 def inspect(
-    path: str, item: str | None = None, context_size: int = 3, split_seed: int = 42, json: str | None = None
+    path: str,
+    item: str | None = None,
+    context_size: Annotated[int, Range(1, 1024)] = 3,
+    split_seed: Annotated[int, SEED] = 42,
+    json: str | None = None,
 ) -> None:
     """What is in a corpus: items, lengths, alphabet, odd characters, and what dev and test repeat of train.
 
@@ -28,7 +33,6 @@ def inspect(
         split_seed: Seed of the shuffle before the split.
         json: Write all figures to this file.
     """
-    check({"data.context_size": context_size, "data.split_seed": split_seed})
     source = resolve_path(path)
     check_outputs([str(source)], json=(json, ()))
     text = read_text(source)
@@ -43,11 +47,11 @@ def inspect(
 
 def _report(path: str, found: Statistics, vocab: Vocab) -> Iterator[str]:
     """The lines of the report."""
-    items = _count(found.items, "item")
+    items = counted(found.items, "item")
     yield f"{path}: {items}, {found.distinct_items:,} distinct, {len(vocab):,} tokens with the boundary"
     yield f"first     {_listed(found.first_items)}"
-    yield f"shortest  {_listed(found.shortest)} ({_count(min(found.lengths), 'token')})"
-    yield f"longest   {_listed(found.longest)} ({_count(max(found.lengths), 'token')})"
+    yield f"shortest  {_listed(found.shortest)} ({counted(min(found.lengths), 'token')})"
+    yield f"longest   {_listed(found.longest)} ({counted(max(found.lengths), 'token')})"
     yield from ("", "length       items")
     rows = histogram(found.lengths)
     longest_bar = max(count for _, _, count in rows)
@@ -61,13 +65,9 @@ def _report(path: str, found: Statistics, vocab: Vocab) -> Iterator[str]:
         yield f"  {odd.code_point:<8} {odd.count:>8,}  line {odd.first_line:<8,} {odd.kind}: {odd.name}"
     yield from _more(len(found.odd_characters) - MAX_ODD)
     repeated = found.items - found.distinct_items
-    yield from ("", f"{_count(repeated, 'repeated item')}{'; fit drops repeats' if repeated else ''}")
+    yield from ("", f"{counted(repeated, 'repeated item')}{'; fit drops repeats' if repeated else ''}")
     for split, share in found.repeats_of_train.items() if repeated else ():
         yield f"with --data.unique false, {share:.1%} of the items of {split} occur in train too"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _listed(items: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,13 +14,12 @@ from torch import Tensor
 from mlp_lm.errors import SettingsError
 from mlp_lm.figures import curves
 from mlp_lm.files import PICTURES, check_outputs, write_json
-from mlp_lm.models import checkpoint, count_file
-from mlp_lm.models.known_items import facts_of
-from mlp_lm.models.language_model import Mixture
+from mlp_lm.models import checkpoint
+from mlp_lm.models.language_model import Mixture, corpus_facts
 from mlp_lm.models.metrics import NLL, evaluate, token_nll
 from mlp_lm.models.network import MLP
 from mlp_lm.models.ngram import Counts, Level, NGramModel, Smoothing, add_k, count, modified_kneser_ney
-from mlp_lm.settings import check
+from mlp_lm.settings import COUNT, SEED, check
 from mlp_lm.text.corpus import Corpus, corpus_from_settings
 from mlp_lm.text.windows import Windows, eval_batch_size
 
@@ -47,12 +46,12 @@ def ngram(
     /,
     orders: str = "1,2,3,4,5,6",
     smoothing: Smoothing = "mkn",
-    unique: bool | None = None,
-    split_seed: int | None = None,
+    unique: bool = True,
+    split_seed: Annotated[int, SEED] = 42,
     train_path: str | None = None,
     dev_path: str | None = None,
     test_path: str | None = None,
-    max_item_length: int | None = None,
+    max_item_length: Annotated[int, COUNT] = 10_000,
     test: bool = False,
     mix: str | None = None,
     save: str | None = None,
@@ -68,26 +67,27 @@ def ngram(
         orders: Orders n, from 1 to 12, separated by commas.
         smoothing: mkn is interpolated modified Kneser-Ney; add_k adds the same k, chosen on dev, to every count; none
             leaves relative frequencies, for which unseen events are impossible.
-        unique: Drop repeated items before the split; default true.
-        split_seed: Seed of the shuffle before the split; default 42.
+        unique: Drop repeated items before the split.
+        split_seed: Seed of the shuffle before the split.
         train_path: File of the train split, together with dev_path and test_path.
         dev_path: File of the dev split.
         test_path: File of the test split.
-        max_item_length: Longest item allowed, in characters; default 10,000.
+        max_item_length: Longest item allowed, in characters.
         test: Report the test split too, for the order that is best on dev, and with --mix for the mixture.
-        mix: Checkpoint of a network: take corpus and split from it, and mix it with the order that is best on dev.
+        mix: Checkpoint of a network, to mix with the order that is best on dev. Corpus and split are then the
+            checkpoint's; if its text has moved, name it as path.
         save: Write the order that is best on dev, or the mixture, to this .npz file; sample and score read it.
         plot: Draw dev loss and contexts over the order into this PNG or SVG file.
         json: Write all figures to this file.
     """
     numbers = _orders(orders)
-    given = {"path": path, "unique": unique, "split_seed": split_seed, "max_item_length": max_item_length}
-    given |= {"train_path": train_path, "dev_path": dev_path, "test_path": test_path}
-    inputs = [path, train_path, dev_path, test_path, mix]
-    check_outputs(inputs, save=(save, (".npz",)), plot=(plot, PICTURES), json=(json, ()))
+    paths = {"path": path or "names", "train_path": train_path, "dev_path": dev_path, "test_path": test_path}
+    check_outputs([*paths.values(), mix], save=(save, (".npz",)), plot=(plot, PICTURES), json=(json, ()))
+    data = {**paths, "unique": unique, "split_seed": split_seed, "max_item_length": max_item_length}
     content = checkpoint.read(mix) if mix is not None else None
-    data = _data_settings(content, given)
-    check({f"data.{name}": value for name, value in data.items()})
+    if content is not None:
+        data = {**content["datamodule_hyper_parameters"], **({"path": path} if path else {})}
+    check({f"data.{name}": value for name, value in data.items()}, {})
     corpus = corpus_from_settings(data)
     if content is not None and mix is not None:
         checkpoint.check_same_data(mix, content[checkpoint.DATA_KEY], corpus)
@@ -97,14 +97,14 @@ def ngram(
     report: dict[str, Any] = {"data": data, "smoothing": smoothing, "orders": [asdict(row) for row in rows]}
     splits = ["dev", "test"] if test else ["dev"]
     mixture = None
-    if content is not None and mix is not None:
-        mixture, report["mixture"] = _mix(mix, content, models[best], corpus, splits)
+    if content is not None:
+        mixture, report["mixture"] = _mix(content, models[best], corpus, splits)
     elif test:
         nll = _evaluate(models[best].log_probs, corpus, "test", rows[best].order - 1)
         report["test"] = {"order": rows[best].order, "test": nll.nats_per_token}
         print(f"test, order {rows[best].order}: {_figures(nll.nats_per_token)}")
     if save is not None:
-        count_file.save(save, models[best], corpus.vocab, facts_of(corpus), mixture)
+        checkpoint.save_counts(save, models[best], corpus.vocab, corpus_facts(corpus), mixture)
         print(f"saved: {save}")
     if plot is not None:
         curves.save(curves.draw_orders([asdict(row) for row in rows]), plot)
@@ -120,15 +120,6 @@ def _orders(text: str) -> list[int]:
     if not numbers or not all(1 <= n <= 12 for n in numbers):
         raise SettingsError(f"orders: found {text!r}, expected whole numbers from 1 to 12, separated by commas")
     return sorted(set(numbers))
-
-
-def _data_settings(content: dict[str, Any] | None, given: dict[str, Any]) -> dict[str, Any]:
-    """The settings given on the command line, the others from the checkpoint or by default."""
-    defaults = {"path": "names", "unique": True, "split_seed": 42, "max_item_length": 10_000}
-    defaults |= {"train_path": None, "dev_path": None, "test_path": None}
-    own = content[checkpoint.DATA_KEY]["settings"] if content is not None else {}
-    known = {name: own.get(name, value) for name, value in defaults.items()}
-    return known | {name: value for name, value in given.items() if value is not None}
 
 
 def _table(corpus: Corpus, orders: list[int], smoothing: Smoothing) -> tuple[list[NGramModel], list[Row]]:
@@ -193,10 +184,10 @@ def _evaluate(log_probs: Callable[[Tensor], Tensor], corpus: Corpus, split: str,
 
 
 def _mix(
-    path: str, content: dict[str, Any], counts: NGramModel, corpus: Corpus, splits: Sequence[str]
+    content: checkpoint.Content, counts: NGramModel, corpus: Corpus, splits: Sequence[str]
 ) -> tuple[Mixture, dict[str, Any]]:
     """The mixture whose weight is best on dev, and its losses; prints them beside those of its parts."""
-    network, context_size = checkpoint.load_network(path, content)
+    network, context_size = checkpoint.load_network(content)
     probs = {split: _target_probs(network, context_size, counts, corpus, split) for split in splits}
 
     def loss(split: str, weight: float) -> float:

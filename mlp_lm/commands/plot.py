@@ -14,14 +14,11 @@ from mlp_lm.figures import curves, networks
 from mlp_lm.files import PICTURES, check_outputs
 from mlp_lm.models import checkpoint
 from mlp_lm.models.language_model import LanguageModel
-from mlp_lm.models.network import SATURATED
-from mlp_lm.models.untrusted import UNFIT
-from mlp_lm.models.views import activation_shares, next_token_probs
+from mlp_lm.models.views import SATURATED, activation_shares, next_token_probs
 from mlp_lm.parsing import did_you_mean
 from mlp_lm.text.corpus import corpus_from_settings
 from mlp_lm.text.windows import Windows, eval_batch_size
-from mlp_lm.training.curves import read_curves
-from mlp_lm.training.runs import CHECKPOINTS, run_dir_of
+from mlp_lm.training.runs import read_curves, run_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,11 +39,11 @@ def plot(file: str, what: str | None = None, output: str | None = None) -> None:
 
     Args:
         file: Checkpoint, count model (.npz), or folder of a run, which stands for its best.ckpt.
-        what: Some of embeddings, loss, next_token, activations, separated by commas; all that FILE has unless given.
-        output: PNG or SVG file; unless given, a PNG beside FILE with its name, and what was drawn if that was chosen.
+        what: Some of embeddings, loss, next_token, activations, separated by commas; by default all that FILE has.
+        output: PNG or SVG file; by default a PNG beside FILE with its name, and what was drawn if that was chosen.
     """
     chosen = _chosen(what)
-    path = _checkpoint_of(file)
+    path = checkpoint.resolve(file)
     model = checkpoint.load(path)
     if output is None:
         output = str(path.with_name("_".join([path.stem, *chosen]) + ".png"))
@@ -64,7 +61,7 @@ def plot(file: str, what: str | None = None, output: str | None = None) -> None:
 
 
 def _chosen(what: str | None) -> list[str]:
-    """The plots that a user asked for, in the order asked; none for all."""
+    """The plots that a user asked for, in that order; empty for all."""
     if what is None:
         return []
     names = list(dict.fromkeys(what.split(",")))
@@ -73,13 +70,6 @@ def _chosen(what: str | None) -> list[str]:
             hint = did_you_mean(name.replace("-", "_"), PLOTS)
             raise SettingsError(f"what: found {name!r}, expected some of {', '.join(PLOTS)}, separated by commas{hint}")
     return names
-
-
-def _checkpoint_of(file: str) -> Path:
-    """The checkpoint that FILE is, or that the run in this folder has."""
-    path = Path(file).expanduser()
-    of_run = [path / CHECKPOINTS / name for name in ("best.ckpt", "last.ckpt")]
-    return next((found for found in of_run if found.exists()), path)
 
 
 def _embeddings(path: Path, model: LanguageModel) -> Panel:
@@ -92,7 +82,7 @@ def _embeddings(path: Path, model: LanguageModel) -> Panel:
 def _loss(path: Path, model: LanguageModel) -> Panel:
     if path.suffix == ".npz":
         raise CheckpointError(f"{path}: counts have no loss curves; expected the checkpoint of a network")
-    run_dir = run_dir_of(path)
+    run_dir = run_folder(path)
     losses = read_curves(run_dir)
     if not {"train/loss", "dev/loss"} & losses.keys():
         raise CheckpointError(
@@ -110,17 +100,14 @@ def _next_token(path: Path, model: LanguageModel) -> Panel:
 
 
 def _activations(path: Path, model: LanguageModel) -> Panel:
-    if path.suffix == ".npz" or model.network is None:
-        raise CheckpointError(f"{path}: says nothing of its corpus; expected the checkpoint of a network (.ckpt)")
     content = checkpoint.read(path)
+    assert model.network is not None
     try:
-        corpus = corpus_from_settings(content[checkpoint.DATA_KEY]["settings"])
+        corpus = corpus_from_settings(content["datamodule_hyper_parameters"])
     except DataError as error:
         problem = str(error).partition("; ")[0]
         others = ",".join(name for name in PLOTS if name != "activations")
         raise DataError(f"{path}: activations need its corpus: {problem}; --what {others} does without") from error
-    except UNFIT as error:
-        raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error
     checkpoint.check_same_data(path, content[checkpoint.DATA_KEY], corpus)
     windows, batch_size = Windows(corpus.dev, model.context_size), eval_batch_size(len(model.vocab))
     num_batches = -(-min(len(windows), MAX_WINDOWS) // batch_size)

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 from mlp_lm.errors import DataError
 from mlp_lm.files import check_outputs, write_csv
-from mlp_lm.models.checkpoint import load
+from mlp_lm.models.checkpoint import load, resolve
 from mlp_lm.models.language_model import Score, total
 from mlp_lm.models.metrics import NLL
 from mlp_lm.text.corpus import read_items, tokenize
 from mlp_lm.text.datasets import resolve_path
-from mlp_lm.text.vocab import Vocab
+from mlp_lm.text.vocab import Vocab, counted
 
 
 def score(file: str, items: str, output: str | None = None, skip_unknown: bool = False) -> None:
@@ -23,12 +23,13 @@ def score(file: str, items: str, output: str | None = None, skip_unknown: bool =
     The last row, whose item is empty, sums up the file.
 
     Args:
-        file: Checkpoint to score with.
+        file: Checkpoint, count model or mixture to score with; a run folder stands for its best.ckpt.
         items: Text file with one item a line, or the name of a known dataset.
         output: CSV file to write instead of standard output.
         skip_unknown: Leave out items with characters that the model does not know.
     """
     source = resolve_path(items)
+    file = str(resolve(file))
     check_outputs([file, str(source)], output=(output, ()))
     model = load(file)
     lines = read_items(source)
@@ -41,12 +42,12 @@ def score(file: str, items: str, output: str | None = None, skip_unknown: bool =
         csv.writer(sys.stdout, lineterminator="\n").writerows(_rows(scores, loss))
         sys.stdout.flush()
     skipped = len(lines) - len(known)
-    in_train = sum(model.known_items.where(s.item) == "train" for s in scores) if model.known_items else 0
+    in_train = sum(model.known_items.find(s.item) == "train" for s in scores) if model.known_items else 0
     print(
-        f"{len(scores):,} items, {loss.tokens:,} tokens: {loss.nats_per_token:.4f} nats/token, "
+        f"{counted(len(scores), 'item')}, {counted(loss.tokens, 'token')}: {loss.nats_per_token:.4f} nats/token, "
         f"perplexity {loss.perplexity:.3f}, {loss.bits_per_token:.4f} bits/token"
-        + (f"; {in_train:,} of them stand in train, which it has learnt" if in_train else "")
-        + (f"; {skipped:,} items with unknown characters left out" if skipped else ""),
+        + (f"; {in_train:,} of them {'is' if in_train == 1 else 'are'} in the training set" if in_train else "")
+        + (f"; {counted(skipped, 'item')} with unknown characters left out" if skipped else ""),
         file=sys.stderr,
     )
 
@@ -57,7 +58,7 @@ def _known_lines(lines: list[str], vocab: Vocab, path: str, skip_unknown: bool) 
     if problems and not skip_unknown:
         listed = "; ".join(problems[:20]) + (f" and {len(problems) - 20:,} more" if len(problems) > 20 else "")
         raise DataError(
-            f"{path}: {len(problems):,} items with unknown characters: {listed}; "
+            f"{path}: {counted(len(problems), 'item')} with unknown characters: {listed}; "
             f"the model knows {vocab.describe()}; --skip_unknown leaves them out"
         )
     known = [line for i, line in enumerate(lines) if not unknown[i]]

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 from tqdm import tqdm
 
@@ -14,7 +15,7 @@ from mlp_lm.errors import SettingsError, TrainingError
 from mlp_lm.figures import curves
 from mlp_lm.files import write_text
 from mlp_lm.parsing import check_config_file
-from mlp_lm.settings import check
+from mlp_lm.settings import SEED, Range
 from mlp_lm.training.runs import last_checkpoint, new_folder, run_name
 from mlp_lm.training.sweep.folder import SweepFolder, make_way, read_report
 from mlp_lm.training.sweep.grid import choose_points, parse_vary
@@ -28,17 +29,17 @@ FIT = [sys.executable, "-m", "mlp_lm", "fit"]
 def sweep(
     config: str | None = None,
     vary: Sequence[str] = (),
-    seeds: int = 1,
-    jobs: int = 1,
-    random: int | None = None,
-    random_seed: int = 42,
+    seeds: Annotated[int, Range(1, 1000)] = 1,
+    jobs: Annotated[int, Range(1, 1024)] = 1,
+    random: Annotated[int, Range(1, 10_000)] | None = None,
+    random_seed: Annotated[int, SEED] = 42,
     sweep_dir: str | None = None,
 ) -> None:
     """Many runs of fit, one table: all combinations of some settings' values, each with one seed or several.
 
     The sweep's folder gets a run folder for each run, sweep.csv, and a picture of the dev loss for each setting that
-    varies; the test split stays unread. The same command with --sweep_dir goes on where it stopped: finished runs are
-    recognised by their settings, begun ones are continued, failed ones tried again. Exit code 2 where a run failed.
+    varies; the test split stays unread. The same command with --sweep_dir resumes it: finished runs are
+    recognised by their settings, begun ones are resumed, failed ones tried again. Exit code 2 if a run failed.
 
     Args:
         config: Config of all runs; without one, that of fit without one.
@@ -48,9 +49,8 @@ def sweep(
         jobs: Runs at a time. Each gets its share of the cores, unless OMP_NUM_THREADS is set.
         random: Run this many points of the grid, drawn at random, instead of all.
         random_seed: Seed of that draw.
-        sweep_dir: Folder of the sweep, new or of a sweep to go on with; runs/<config name>/sweep_N unless given.
+        sweep_dir: Folder of the sweep, new or of a sweep to resume (default: runs/<config name>/sweep_N).
     """
-    check({"seeds": seeds, "jobs": jobs, "random": random, "random_seed": random_seed})
     varied = parse_vary(vary)
     if not varied and seeds == 1:
         raise SettingsError("vary: missing, so that nothing varies; expected --vary KEY=V1,V2,... or --seeds above 1")

@@ -32,31 +32,6 @@ def draw_panels(panels: Sequence[Callable[[Axes], None]], side: float) -> Figure
     return figure
 
 
-def to_image(figure: Figure) -> npt.NDArray[np.uint8]:
-    """The pixels (height, width, 4) of a figure."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())
-
-
-def label_images(labels: Sequence[str], size: int = 40) -> npt.NDArray[np.uint8]:
-    """Pictures (V, 3, size, size) of V labels, for the embedding projector."""
-    from matplotlib.font_manager import findfont
-    from PIL import Image, ImageDraw, ImageFont
-
-    font = ImageFont.truetype(findfont("DejaVu Sans"), size * 2 // 3)
-    pictures = []
-    for label in labels:
-        picture = Image.new("RGB", (size, size), "white")
-        draw = ImageDraw.Draw(picture)
-        fitting = font.font_variant(size=int(font.size * min(1.0, size / draw.textlength(label, font))))
-        draw.text((size / 2, size / 2), label, "black", fitting, anchor="mm")
-        pictures.append(np.asarray(picture).transpose(2, 0, 1))
-    return np.stack(pictures)
-
-
 def draw_embeddings(table: FloatArray, labels: Sequence[str]) -> Figure:
     """An embedding map: every token at the place of its embedding, labelled unless there are thousands.
 

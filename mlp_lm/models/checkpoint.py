@@ -1,205 +1,179 @@
-"""What our files hold, and how they are written and read.
+"""What our files hold, and how they are written and read: networks, counts, and mixtures of both.
 
-A `.ckpt` is a Lightning checkpoint. Beside Lightning's own entries (`state_dict`, whose weights are under
-`network.`, `global_step`, `optimizer_states`, …) it has two of ours, which make it enough by itself:
+A `.ckpt` is a Lightning checkpoint, enough by itself to sample, score, and resume. Beside what Lightning keeps:
 
-    mlp_lm           format_version  int, FORMAT_VERSION
-                     model           settings of the model: plain scalars and strings
-                     trainer         max_steps, val_check_interval, log_every_n_steps, precision
-                     seed            int, of dropout
-    TextDataModule   settings        settings of the data: plain scalars and strings
-                     vocab           list of V strings, the boundary "" first
-                     fingerprint     str, of the items of the three splits
-                     order_seed      int, of the order of examples
-                     item_hashes     {"train": int64 tensor, "dev": …, "test": …}; None beyond a million items
-                     longest_item    int, tokens of the longest item of train
+    hyper_parameters               settings of the model, those of `MLPModule`
+    datamodule_hyper_parameters    settings of the data, those of `TextDataModule`; files by their absolute path
+    mlp_lm                         format_version; trainer: max_steps, val_check_interval, log_every_n_steps, precision
+    TextDataModule
+        vocab           V strings, the boundary "" first
+        fingerprint     of the items of the three splits
+        order_seed      of the order of examples
+        item_hashes     {"train": int64 tensor, "dev": …, "test": …}; None beyond a million items
+        longest_item    tokens of the longest item of train
+
+A `.npz` of counts, or of a mixture, holds plain arrays:
+
+    header                            JSON: format_version, vocab, order, longest_item; arrays, the names of the
+                                      others; of a mixture also weight, context_size and network, with its
+                                      embedding_dim, hidden_dim and num_layers
+    level<k>_keys, _probs, _backoff   see `ngram.Level`
+    item_hashes_train, _dev, _test    absent beyond a million items
+    network_<name>                    the weights of a mixture's network
 """
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
-import re
-from collections.abc import Iterator, Mapping
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from mlp_lm.errors import CheckpointError
 from mlp_lm.files import write_atomically
-from mlp_lm.models import count_file
-from mlp_lm.models.known_items import KnownItems, hash_items
-from mlp_lm.models.language_model import LanguageModel
-from mlp_lm.models.network import MLP, SHAPE
-from mlp_lm.models.untrusted import UNFIT, check_checkpoint
-from mlp_lm.ranges import COUNT, Range
-from mlp_lm.settings import RUN, STORED, check_ranges
+from mlp_lm.models.language_model import CorpusFacts, KnownItems, LanguageModel, Mixture, hash_items
+from mlp_lm.models.network import ARCHITECTURE, MLP
+from mlp_lm.models.ngram import Level, NGramModel
 from mlp_lm.text.corpus import SPLITS, Corpus
 from mlp_lm.text.vocab import Vocab
 
 FORMAT_VERSION = 2
 KEY, DATA_KEY = "mlp_lm", "TextDataModule"
-PARTS = {"epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks", "optimizer_states"}
-PARTS |= {"lr_schedulers", KEY, DATA_KEY}
 NETWORK_PREFIX = "network."
 
+PathLike = str | os.PathLike[str]
+Content = dict[str, Any]
 
-def write(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint, whole or not at all. Raises CheckpointError where it cannot be written."""
+
+def load(path: PathLike) -> LanguageModel:
+    """The language model in a checkpoint, a file of counts or a mixture, on the CPU, ready to sample and score.
+
+    A run folder stands for its best.ckpt. Raises CheckpointError if there is no file of ours that can be read.
+    """
+    content = _read(resolve(path))
+    return _language_model_of_counts(content) if "header" in content else language_model(content)
+
+
+def resolve(path: PathLike) -> Path:
+    """The file that a path means: a run folder stands for its `checkpoints/best.ckpt`. Raises CheckpointError."""
+    if not str(path):
+        raise CheckpointError("found '' as the name of a file; expected a checkpoint or a run folder")
+    best = Path(path) / "checkpoints" / "best.ckpt"
+    if best.exists():
+        return best
+    if Path(path).is_dir():
+        raise CheckpointError(f"{path}: a folder without checkpoints/best.ckpt; expected a checkpoint or a run folder")
+    if not Path(path).exists():
+        hint = "; download it first" if "://" in str(path) else ""
+        raise CheckpointError(f"{path}: no such file; expected a checkpoint (…/checkpoints/best.ckpt){hint}")
+    return Path(path)
+
+
+def read(path: PathLike) -> Content:
+    """The content of the checkpoint of a network, without running any code that it may contain.
+
+    Raises CheckpointError: missing, damaged, of another program or of another format.
+    """
+    content = _read(resolve(path))
+    if "header" in content:
+        raise CheckpointError(f"{path}: a file of counts; expected the checkpoint of a network (.ckpt)")
+    return content
+
+
+def _read(path: Path) -> Content:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch itself never looks at the checksums
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+            is_counts = "header.npy" in archive.namelist()
+        if is_counts:
+            with np.load(path, allow_pickle=False) as file:
+                content = {name: file[name] for name in file.files}
+            content["header"] = json.loads(str(content["header"]))
+            version = content["header"]["format_version"]
+            if version == FORMAT_VERSION and content.keys() != {"header", *content["header"]["arrays"]}:
+                raise zipfile.BadZipFile("damage to the table of contents, which has no checksum, hides an array")
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            version = content.get(KEY, {}).get("format_version")
+    except PermissionError:
+        raise CheckpointError(f"{path}: no permission to read it") from None
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: a checkpoint of another program; it holds objects that ours never do"
+        ) from error
+    except Exception as error:  # damaged bytes can make a reader raise anything
+        raise CheckpointError(f"{path}: damaged, or not a file of mlp_lm") from error
+    if version is None:
+        raise CheckpointError(f"{path}: a checkpoint of another program; expected one that mlp_lm wrote")
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format {version}, but this mlp_lm reads {FORMAT_VERSION}; install a newer mlp_lm"
+        )
+    if version < FORMAT_VERSION:
+        raise CheckpointError(f"{path}: format {version}, but this mlp_lm reads {FORMAT_VERSION}; train it again")
+    return content
+
+
+def write(content: Content, path: PathLike) -> None:
+    """Write a checkpoint, whole or not at all. Raises CheckpointError if it cannot be written."""
     try:
         write_atomically(path, lambda file: torch.save(content, file))
     except (OSError, RuntimeError) as error:  # torch wraps a full disk in an error of its own
         reason = getattr(error, "strerror", None) or getattr(error.__context__, "strerror", None) or error
-        raise CheckpointError(f"{path}: cannot be written ({reason}); the checkpoint there is as it was") from error
+        raise CheckpointError(f"{path}: cannot be written ({reason}); the last checkpoint is as it was") from error
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a checkpoint, read without running any code that it may contain.
-
-    Raises CheckpointError: missing, a folder, a URL, damaged, of another program or of a newer format.
-    """
-    _refuse_other_than_files(path)
-    if Path(path).suffix == ".npz":
-        raise CheckpointError(f"{path}: a file of counts; expected the checkpoint of a network (.ckpt)")
-    try:
-        check_checkpoint(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        _check_tensors(path, content)
-    except CheckpointError:
-        raise
-    except PermissionError:
-        raise CheckpointError(f"{path}: no permission to read it") from None
-    except Exception as error:  # damaged bytes can make an unpickler raise anything
-        if isinstance(error, pickle.UnpicklingError):
-            raise CheckpointError(
-                f"{path}: a checkpoint of another program; it holds objects that ours never do"
-            ) from error
-        raise CheckpointError(f"{path}: damaged, or not a checkpoint of mlp_lm") from error
-    ours, data = (content.get(key) if isinstance(content, dict) else None for key in (KEY, DATA_KEY))
-    if not isinstance(ours, dict) or not isinstance(ours.get("format_version"), int) or not isinstance(data, dict):
-        raise CheckpointError(f"{path}: a checkpoint of another program; expected one that mlp_lm wrote")
-    if ours["format_version"] > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: format {ours['format_version']}, this mlp_lm reads up to {FORMAT_VERSION}; install a newer mlp_lm"
-        )
-    if not all(isinstance(part, dict) for part in (ours.get("model"), data.get("settings"), content.get("state_dict"))):
-        raise CheckpointError(f"{path}: damaged; settings or weights are missing")
-    try:
-        check_ranges({name: value for name, value in settings(content).items() if name != "seed_everything"})
-        wrong = _wrong_parts(content)
-    except UNFIT as error:
-        raise CheckpointError(f"{path}: damaged; its settings are none ({error})") from error
-    if wrong:
-        raise CheckpointError(f"{path}: damaged; wrong or missing are {', '.join(wrong)}")
-    return dict(content)
+# -- networks ----------------------------------------------------------------------------------------------------------
 
 
-def _check_tensors(path: str | os.PathLike[str], content: object) -> None:
-    """Raise CheckpointError where tensors are views that repeat a few numbers, and so claim to be larger than the file.
-
-    torch's fused optimizers, which take each number to have its own place, would write beyond them.
-    """
-    tensors = [*_tensors(content)]
-    if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > os.path.getsize(path):
-        raise CheckpointError(f"{path}: damaged, or made to harm; its tensors claim to be larger than the file")
-    if not all(tensor.is_contiguous() for tensor in tensors):
-        raise CheckpointError(f"{path}: damaged, or made to harm; its tensors are not stored as ours are")
-
-
-def _tensors(content: object) -> Iterator[Tensor]:
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, (dict, list, tuple)):
-        for part in content.values() if isinstance(content, dict) else content:
-            yield from _tensors(part)
-
-
-def _wrong_parts(content: dict[str, Any]) -> list[str]:
-    """The names of our own parts, see the head of this file, that are missing or of the wrong kind."""
-    ours, data = content[KEY], content[DATA_KEY]
-    hashes = data["item_hashes"]
-    good = {
-        "settings": {*RUN} <= settings(content).keys() <= STORED,  # no others, as they become defaults
-        "vocab": len(Vocab(data["vocab"])) == ours["model"]["vocab_size"],
-        "fingerprint": isinstance(data["fingerprint"], str),
-        "order_seed": data["order_seed"] in Range(0, 2**64 - 1, whole=True),  # torch's own, unless one was chosen
-        "longest_item": data["longest_item"] in COUNT,
-        "item_hashes": hashes is None
-        or (hashes.keys() == {*SPLITS} and all(h.dtype == torch.int64 and h.ndim == 1 for h in hashes.values())),
-        "global_step": content["global_step"] in Range(0, 2**31 - 1, whole=True),
-        "parts that ours never have": content.keys() <= PARTS,  # Lightning would take some for settings
-    }
-    return [name for name, is_good in good.items() if not is_good]
-
-
-def _refuse_other_than_files(path: str | os.PathLike[str]) -> None:
-    if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # one letter is a Windows drive
-        raise CheckpointError(f"{path}: a URL; expected a file. Download it first")
-    if Path(path).is_dir():
-        raise CheckpointError(f"{path}: a folder; expected a checkpoint file inside it (checkpoints/best.ckpt)")
-    if not Path(path).exists():
-        raise CheckpointError(f"{path}: no such file; expected a checkpoint (…/checkpoints/best.ckpt)")
-    if not Path(path).is_file():
-        raise CheckpointError(f"{path}: a device or pipe; expected a checkpoint file")
-
-
-def settings(content: dict[str, Any]) -> dict[str, Any]:
+def settings(content: Content) -> dict[str, Any]:
     """The settings that a checkpoint was trained with, as in a config: `data.path`, `model.hidden_dim`, …"""
-    trainer = {f"trainer.{name}": value for name, value in content[KEY].get("trainer", {}).items()}
-    data = {f"data.{name}": value for name, value in content[DATA_KEY]["settings"].items()}
-    model = {f"model.{name}": value for name, value in content[KEY]["model"].items()}
-    linked = ("model.vocab_size", "model.context_size")  # they follow from the data
-    seed = {"seed_everything": content[DATA_KEY]["order_seed"]}
-    return seed | trainer | data | {name: value for name, value in model.items() if name not in linked}
+    sections = {
+        "data": content["datamodule_hyper_parameters"],
+        "model": content["hyper_parameters"],
+        "trainer": content[KEY]["trainer"],
+    }
+    flat = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
+    del flat["model.vocab_size"], flat["model.context_size"]  # they follow from the data
+    return {"seed_everything": content[DATA_KEY]["order_seed"], **flat}
 
 
-def load(path: str | os.PathLike[str]) -> LanguageModel:
-    """The language model in a checkpoint or a `.npz` file of counts, on the CPU, ready to sample and score.
+def load_network(content: Content) -> tuple[MLP, int]:
+    """The network in the content of a checkpoint, ready to predict, and its context size T."""
+    model = content["hyper_parameters"]
+    weights = {name.removeprefix(NETWORK_PREFIX): weight for name, weight in content["state_dict"].items()}
+    shape = {name: model[name] for name in ARCHITECTURE}
+    return MLP.from_weights(weights, model["vocab_size"], model["context_size"], **shape), model["context_size"]
 
-    Raises CheckpointError where `path` is not a file of ours that this version can read.
+
+def language_model(content: Content) -> LanguageModel:
+    """The language model in the content of a network's checkpoint."""
+    network, context_size = load_network(content)
+    data = content[DATA_KEY]
+    return LanguageModel(
+        vocab=Vocab(data["vocab"]),
+        context_size=context_size,
+        log_probs=network.log_probs,
+        longest_item=data["longest_item"],
+        known_items=KnownItems(data["item_hashes"]) if data["item_hashes"] else None,
+        network=network,
+    )
+
+
+def check_same_data(path: PathLike, data: Content, corpus: Corpus) -> None:
+    """Raise CheckpointError, which says what differs, unless a checkpoint was trained on this corpus.
+
+    Args:
+        path: The checkpoint.
+        data: Its state of the datamodule.
+        corpus: What the settings say now.
     """
-    if Path(path).suffix == ".npz":
-        _refuse_other_than_files(path)
-        return count_file.load(path)
-    return language_model(path, read(path))
-
-
-def language_model(path: str | os.PathLike[str], content: dict[str, Any]) -> LanguageModel:
-    """The language model in the `content` of the checkpoint at `path`. Raises CheckpointError."""
-    network, context_size = load_network(path, content)
-    try:
-        data = content[DATA_KEY]
-        return LanguageModel(
-            vocab=Vocab(data["vocab"]),
-            context_size=context_size,
-            log_probs=network.log_probs,
-            longest_item=data["longest_item"],
-            known_items=None if data["item_hashes"] is None else KnownItems(data["item_hashes"]),
-            network=network,
-        )
-    except UNFIT as error:
-        raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error
-
-
-def load_network(path: str | os.PathLike[str], content: dict[str, Any]) -> tuple[MLP, int]:
-    """The network in the `content` of a checkpoint, ready to predict, and its context size.
-
-    Raises CheckpointError, which names `path`, where the parts do not fit together.
-    """
-    try:
-        model, data = content[KEY]["model"], content[DATA_KEY]
-        context_size = data["settings"]["context_size"]
-        shape = {name: model[name] for name in (*SHAPE, "dropout")}
-        weights = {name.removeprefix(NETWORK_PREFIX): weight for name, weight in content["state_dict"].items()}
-        return MLP.from_weights(weights, len(data["vocab"]), context_size, **shape), context_size
-    except UNFIT as error:
-        raise CheckpointError(f"{path}: damaged; its parts do not fit together ({error})") from error
-
-
-def check_same_data(path: str | os.PathLike[str], data: Mapping[str, Any], corpus: Corpus) -> None:
-    """Raise CheckpointError that says what of the `corpus` is not as the `data` of the checkpoint at `path` has it."""
     if data["fingerprint"] == corpus.fingerprint:
         return
     hashes, tokens = data["item_hashes"], corpus.vocab.tokens
@@ -207,15 +181,78 @@ def check_same_data(path: str | os.PathLike[str], data: Mapping[str, Any], corpu
         new, gone = (sorted(set(a) - set(b))[:10] for a, b in ((tokens, data["vocab"]), (data["vocab"], tokens)))
         what = "; ".join(f"{word} {' '.join(map(repr, of))}" for word, of in (("with", new), ("without", gone)) if of)
         what = f"has other characters ({what})"
-    elif hashes is not None and set(torch.cat([*hashes.values()]).tolist()) == _all_hashes(corpus):
-        what = "has the same items, but split in another way (unique, split_seed)"
+    elif hashes and set(torch.cat([*hashes.values()]).tolist()) == {
+        item_hash for split in SPLITS for item_hash in hash_items(corpus.items(split)).tolist()
+    }:
+        what = "has the same items, but another split (unique, split_seed)"
     else:
         what = "has other items"
-    source = data["settings"].get("train_path") or data["settings"].get("path")
     raise CheckpointError(
-        f"{path}: the data {what} than the checkpoint was trained with, which was {source}; expected that text"
+        f"{path}: the data {what} than the checkpoint was trained with; expected that data (to evaluate other text, "
+        "use `score`)"
     )
 
 
-def _all_hashes(corpus: Corpus) -> set[int]:
-    return {h for split in SPLITS for h in hash_items(corpus.items(split)).tolist()}
+# -- counts ------------------------------------------------------------------------------------------------------------
+
+
+def save_counts(
+    path: PathLike, model: NGramModel, vocab: Vocab, facts: CorpusFacts, mixture: Mixture | None = None
+) -> None:
+    """Write a count model, or the `mixture` that it is a part of, whole or not at all.
+
+    Args:
+        path: The file.
+        model: The count model.
+        vocab: Its vocabulary.
+        facts: What it keeps of its corpus.
+        mixture: A mixture to write.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    header = {
+        "format_version": FORMAT_VERSION,
+        "vocab": vocab.tokens,
+        "order": model.order,
+        "longest_item": facts["longest_item"],
+    }
+    arrays: dict[str, Any] = {}
+    for k, level in enumerate(model.levels, start=1):
+        arrays |= {f"level{k}_{name}": getattr(level, name) for name in ("keys", "probs", "backoff")}
+    for split, hashes in (facts["item_hashes"] or {}).items():
+        arrays[f"item_hashes_{split}"] = hashes.numpy()
+    if mixture is not None:
+        network = {name: getattr(mixture.network, name) for name in ARCHITECTURE}
+        header |= {"weight": mixture.weight, "context_size": mixture.context_size, "network": network}
+        arrays |= {f"network_{name}": tensor.numpy() for name, tensor in mixture.network.state_dict().items()}
+    arrays["header"] = np.array(json.dumps({**header, "arrays": [*arrays]}))
+    try:
+        write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _language_model_of_counts(content: Content) -> LanguageModel:
+    header = content["header"]
+    vocab, order = Vocab(header["vocab"]), header["order"]
+    levels = [
+        Level(*(content[f"level{k}_{name}"] for name in ("keys", "probs", "backoff"))) for k in range(1, order + 1)
+    ]
+    counts = NGramModel(levels, len(vocab))
+    hashes = {s: torch.from_numpy(content[f"item_hashes_{s}"]) for s in SPLITS if f"item_hashes_{s}" in content}
+    log_probs, context_size, network = counts.log_probs, max(order - 1, 1), None
+    if "network" in header:
+        prefix = "network_"
+        weights = {n.removeprefix(prefix): torch.from_numpy(a) for n, a in content.items() if n.startswith(prefix)}
+        network = MLP.from_weights(weights, len(vocab), header["context_size"], **header["network"])
+        log_probs = Mixture(network, header["context_size"], counts, header["weight"]).log_probs
+        context_size = max(header["context_size"], context_size)
+    return LanguageModel(
+        vocab=vocab,
+        context_size=context_size,
+        log_probs=log_probs,
+        longest_item=header["longest_item"],
+        known_items=KnownItems(hashes) if hashes else None,
+        network=network,
+    )

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mlp_lm.errors import DataError
-from mlp_lm.models.known_items import SPLIT_LABELS, KnownItems
+from mlp_lm.errors import DataError, SettingsError
 from mlp_lm.models.metrics import NLL, token_nll
 from mlp_lm.models.network import MLP
 from mlp_lm.models.ngram import NGramModel
-from mlp_lm.models.sampling import generate
-from mlp_lm.settings import check
-from mlp_lm.text.corpus import detokenize, encode, tokenize
-from mlp_lm.text.vocab import Vocab
+from mlp_lm.models.sampling import Sampling, generate
+from mlp_lm.text.corpus import SPLITS, Corpus, detokenize, encode, item_lengths, tokenize
+from mlp_lm.text.vocab import Vocab, counted
 from mlp_lm.text.windows import Windows, eval_batch_size
 
-MAX_LENGTH = 20_000  # tokens, unless asked for: a model that hardly ever ends an item takes 2 s for as many
-TRIES_PER_NEW_ITEM = 100  # a model that knows its corpus by heart draws hardly anything new
+MAX_KNOWN_ITEMS = 1_000_000  # of all splits together: beyond it, a checkpoint would grow by more than 8 MB
+MAX_LENGTH = 20_000  # tokens, by default: a model that hardly ever ends an item takes 2 s for that many
+ATTEMPTS_PER_NEW_ITEM = 100  # a model that has memorised its corpus draws hardly anything new
+
+SeenIn = Literal["train", "dev or test", "new"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,11 @@ class Sample:
     """One generated item."""
 
     text: str
-    cut: bool  # it reached the maximal length without an end
-    where: str | None  # "train", "dev or test" or "new"; None where it is not known, or the item not complete
+    cut: bool  # it reached the maximal length before its end
+    seen_in: SeenIn | None  # None if it is cut, or if the items of the corpus are not known
 
-    @property
-    def shown(self) -> str:
-        """The text, with an ellipsis where it was cut."""
+    def __str__(self) -> str:
+        """The text, with an ellipsis if it was cut."""
         return f"{self.text}…" if self.cut else self.text
 
 
@@ -53,119 +56,67 @@ class Score:
 
 @dataclass(frozen=True, repr=False)
 class LanguageModel:
-    """What samples and scores, whether the probabilities come from a network or from counts."""
+    """What samples and scores, whether the probabilities come from a network, from counts or from both."""
 
     vocab: Vocab
     context_size: int
     log_probs: Callable[[Tensor], Tensor]  # contexts (B, T) int64 to log-probabilities (B, V)
     longest_item: int  # tokens of the longest item of train
-    known_items: KnownItems | None = None  # None where there were too many to keep
-    network: MLP | None = None  # None where there are only counts
+    known_items: KnownItems | None = None  # None if the corpus had too many to keep
+    network: MLP | None = None  # None if there are only counts
 
     def __repr__(self) -> str:
         return f"LanguageModel({len(self.vocab)} tokens, context size {self.context_size})"
 
-    def sample(
-        self,
-        num: int = 10,
-        *,
-        prompt: str = "",
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        max_length: int | None = None,
-        only_new: bool = False,
-    ) -> list[str]:
-        """Generate `num` items.
-
-        Args:
-            num: How many.
-            prompt: What every item starts with.
-            temperature: Below 1 more probable items, above 1 more surprising ones, 0 always the most probable.
-            top_k: Draw each token from the k most probable ones only.
-            top_p: Draw each token from the fewest most probable ones whose probabilities sum to at least p.
-            seed: The same seed gives the same items; without it, chance decides.
-            max_length: Cut an item after so many tokens; by default twice the longest item of train, at most 20,000.
-            only_new: Keep only items of none of the three splits. Fewer than `num` come back where a hundred
-                tries for each do not find them.
+    def sample(self, num: int = 10, sampling: Sampling | None = None) -> list[Sample]:
+        """Generate `num` items; with `only_new` fewer, if a hundred attempts for each do not find them.
 
         Raises:
-            SettingsError: A setting out of its range.
-            DataError: A prompt with unknown tokens, or `only_new` where the items of the corpus are not known.
+            SettingsError: A prompt longer than an item may be.
+            DataError: A prompt with unknown tokens, or `only_new` if the items of the corpus are not known.
         """
-        samples = self.generate(
-            num,
-            prompt=prompt,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            max_length=max_length,
-            only_new=only_new,
-        )
-        return [sample.text for sample in samples]
-
-    def generate(
-        self,
-        num: int,
-        *,
-        prompt: str = "",
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        max_length: int | None = None,
-        only_new: bool = False,
-    ) -> list[Sample]:
-        """`sample` with what is known of each item; the arguments are the same."""
-        max_length = min(2 * self.longest_item, MAX_LENGTH) if max_length is None else max_length
-        prompt_ids = self.vocab.encode(tokenize(prompt))
-        check(
-            {
-                "num": num,
-                "temperature": temperature,
-                "top_k": top_k,
-                "top_p": top_p,
-                "seed": seed,
-                "max_length": max_length,
-                "prompt_length": len(prompt_ids),
-            }
-        )
-        if only_new and self.known_items is None:
-            raise DataError("which items are new is not known: this model's corpus was too big to keep its items")
+        sampling = sampling or Sampling()
+        prompt = self.vocab.encode(tokenize(sampling.prompt))
+        max_length = sampling.max_length or max(min(2 * self.longest_item, MAX_LENGTH), len(prompt))
+        if len(prompt) > max_length:
+            raise SettingsError(
+                f"max_length must be at least {len(prompt)}, the length of the prompt (got {max_length})"
+            )
+        if sampling.only_new and self.known_items is None:
+            raise DataError("only_new: which items are new is not known; the model's corpus was too large to keep them")
         generator = torch.Generator()
-        _ = generator.seed() if seed is None else generator.manual_seed(seed)
+        _ = generator.seed() if sampling.seed is None else generator.manual_seed(sampling.seed)
         samples: list[Sample] = []
-        tries = num * TRIES_PER_NEW_ITEM if only_new else num
-        while len(samples) < num and tries > 0:
+        attempts = num * ATTEMPTS_PER_NEW_ITEM if sampling.only_new else num
+        while len(samples) < num and attempts > 0:
             # Refills ask for more than is missing, so that the last few new items do not take a call each.
-            size = min(tries, max(num - len(samples), 100) if only_new else num)
-            tries -= size
+            size = min(attempts, max(num - len(samples), 100) if sampling.only_new else num)
+            attempts -= size
             for ids, cut in generate(
                 self.log_probs,
                 size,
                 self.context_size,
+                sampling,
                 max_length=max_length,
                 generator=generator,
-                prompt=prompt_ids,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
+                prompt=prompt,
                 batch_size=min(4096, eval_batch_size(len(self.vocab))),
             ):
                 text = detokenize(self.vocab.decode(ids))
-                where = self.known_items.where(text) if self.known_items and not cut else None
-                if not only_new or where == "new":
-                    samples.append(Sample(text, cut, where))
+                seen_in = self.known_items.find(text) if self.known_items and not cut else None
+                if not sampling.only_new or seen_in == "new":
+                    samples.append(Sample(text, cut, seen_in))
         return samples[:num]
 
     def summary(self, samples: Sequence[Sample]) -> str:
-        """A line for people: how many samples there are, how many stand in the corpus already, how many were cut."""
-        counts = [f"{sum(s.where == where for s in samples):,} {label}" for where, label in SPLIT_LABELS.items()]
-        parts = counts if self.known_items is not None else ["which of them are new is not known"]
-        cut = sum(s.cut for s in samples)
-        return f"{len(samples):,} items: {', '.join(parts)}" + (f", {cut:,} cut at --max_length (…)" if cut else "")
+        """A line for people: how many samples there are, how many of them the corpus has, how many were cut."""
+        seen = [sample.seen_in for sample in samples]
+        counts = (
+            f"{seen.count('train'):,} in train, {seen.count('dev or test'):,} in dev or test, {seen.count('new'):,} new"
+        )
+        known = counts if self.known_items is not None else "which of them are new is not known"
+        cut = sum(sample.cut for sample in samples)
+        return f"{counted(len(samples), 'item')}: {known}" + (f", {cut:,} cut at --max_length (…)" if cut else "")
 
     def score(self, items: Sequence[str]) -> list[Score]:
         """The log-probability of each item, its end included.
@@ -216,3 +167,48 @@ class Mixture:
 def total(scores: Sequence[Score]) -> NLL:
     """The loss of all scored items together."""
     return NLL(-sum(score.log_prob for score in scores), sum(score.tokens for score in scores))
+
+
+# -- what a model keeps of its corpus ----------------------------------------------------------------------------------
+
+
+class CorpusFacts(TypedDict):
+    """`item_hashes` of each split, sorted int64, or None if there are too many; `longest_item` of train, in tokens."""
+
+    item_hashes: dict[str, Tensor] | None
+    longest_item: int
+
+
+def corpus_facts(corpus: Corpus) -> CorpusFacts:
+    """What a model keeps of its corpus."""
+    lengths = {split: item_lengths(getattr(corpus, split)) for split in SPLITS}
+    few = sum(map(len, lengths.values())) <= MAX_KNOWN_ITEMS
+    return {
+        "item_hashes": {split: hash_items(corpus.items(split)) for split in SPLITS} if few else None,
+        "longest_item": int(lengths["train"].max()),
+    }
+
+
+def hash_items(items: Iterable[str]) -> Tensor:
+    """The sorted, distinct hashes of `items`, int64."""
+    return torch.from_numpy(np.unique(np.fromiter(map(_item_hash, items), np.int64)))
+
+
+def _item_hash(item: str) -> int:
+    """64 bits of BLAKE2b, signed. Two of a million items share a hash once in some 40 million corpora."""
+    return int.from_bytes(hashlib.blake2b(item.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+class KnownItems:
+    """Tells whether an item is in train, in dev or test, or in neither."""
+
+    def __init__(self, item_hashes: Mapping[str, Tensor]) -> None:
+        """`item_hashes`: of each split, as in `CorpusFacts`."""
+        held_out: SeenIn = "dev or test"
+        train: SeenIn = "train"
+        self._seen_in = dict.fromkeys([h for split in ("dev", "test") for h in item_hashes[split].tolist()], held_out)
+        self._seen_in |= dict.fromkeys(item_hashes["train"].tolist(), train)
+
+    def find(self, item: str) -> SeenIn:
+        """Where the model has met an item."""
+        return self._seen_in.get(_item_hash(item), "new")

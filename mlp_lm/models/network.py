@@ -11,11 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mlp_lm.settings import check_section
-
-FLOATS = (torch.float32, torch.float64)
-SHAPE = ("embedding_dim", "hidden_dim", "num_layers")  # settings that, with V and T, fix the shapes of all weights
-SATURATED = 0.97  # the |h| beyond which less than 6 % of a gradient passes: tanh' = 1 - h²
+ARCHITECTURE = ("embedding_dim", "hidden_dim", "num_layers")  # with V and T, they fix the shapes of all weights
 
 
 class Dropout(nn.Module):
@@ -62,6 +58,7 @@ class MLP(nn.Module):
     ) -> None:
         """`dropout`: the share of tanh units that each training step leaves out."""
         super().__init__()
+        self.embedding_dim, self.hidden_dim, self.num_layers = embedding_dim, hidden_dim, num_layers
         self.embedding = nn.Embedding(vocab_size, embedding_dim)  # (V, E)
         fan_in = [context_size * embedding_dim] + [hidden_dim] * (num_layers - 1)
         self.hidden = nn.ModuleList(nn.Linear(n, hidden_dim) for n in fan_in)  # (H, T·E), then (H, H)
@@ -78,23 +75,11 @@ class MLP(nn.Module):
         embedding_dim: int,
         hidden_dim: int,
         num_layers: int,
-        dropout: float = 0.0,
     ) -> MLP:
-        """The network that has these `weights`, ready to predict. They come from a file, and may be anything.
-
-        Raises SettingsError or ValueError, before memory is taken, where the weights are not those of such a network.
-        """
-        shape = {"embedding_dim": embedding_dim, "hidden_dim": hidden_dim, "num_layers": num_layers}
-        check_section("model", {"vocab_size": vocab_size, "context_size": context_size, "dropout": dropout, **shape})
+        """The network that has these `weights`, ready to predict. Raises RuntimeError if they do not fit."""
         with torch.device("meta"):  # shapes without numbers
-            network = cls(vocab_size, context_size, **shape, dropout=dropout)
-        if {n: w.shape for n, w in weights.items()} != {n: w.shape for n, w in network.state_dict().items()}:
-            raise ValueError("the weights are not those of a network with these settings")
-        if len({w.dtype for w in weights.values()}) > 1 or weights["output.bias"].dtype not in FLOATS:
-            raise ValueError("the weights are not all float32 or all float64")
-        if not all(w.isfinite().all() for w in weights.values()):
-            raise ValueError("weights that are no numbers; its training went wrong")
-        network.load_state_dict(weights, assign=True)
+            network = cls(vocab_size, context_size, embedding_dim, hidden_dim, num_layers)
+        network.load_state_dict(weights, strict=True, assign=True)
         return network.eval()
 
     @torch.no_grad()

@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from mlp_lm.errors import DataError
+from mlp_lm.settings import COUNT, Range, check, ranges
 from mlp_lm.text.vocab import BOUNDARY
 
 MAX_BATCH_TOKENS = 2**22  # 32 MB of ids
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How items are drawn.
+
+    Args:
+        prompt: What every item starts with.
+        temperature: Below 1 more probable items, above 1 more surprising ones, 0 always the most probable.
+        top_k: Draw each token from the k most probable ones only (Fan et al. 2018).
+        top_p: Draw each token from the fewest most probable ones whose probabilities sum to at least p (nucleus
+            sampling, Holtzman et al. 2020).
+        seed: The same seed gives the same items; null draws a new one.
+        max_length: Cut an item after this many tokens; null means twice the longest item of train, at most 20,000.
+        only_new: Keep only items that are in none of train, dev and test.
+
+    Raises:
+        SettingsError: A value is out of its range.
+    """
+
+    prompt: str = ""
+    temperature: Annotated[float, Range(0, 1_000_000)] = 1.0
+    top_k: Annotated[int, COUNT] | None = None
+    top_p: Annotated[float, Range(0, 1, above=True)] | None = None
+    seed: Annotated[int, Range(0, 2**63 - 1)] | None = None
+    max_length: Annotated[int, Range(1, 1_000_000)] | None = None
+    only_new: bool = False
+
+    def __post_init__(self) -> None:
+        check(vars(self), ranges(Sampling))
 
 
 def truncate(log_probs: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
@@ -18,9 +51,9 @@ def truncate(log_probs: Tensor, top_k: int | None, top_p: float | None) -> Tenso
 
     Args:
         log_probs: Log-probabilities (B, V).
-        top_k: Keep exactly so many tokens (Fan et al. 2018); of equally probable ones the lower id.
-        top_p: Keep the fewest most probable tokens whose probabilities sum to at least this
-            (nucleus sampling, Holtzman et al. 2020), measured on what `top_k` leaves.
+        top_k: Keep exactly this many tokens; of equally probable ones those with the lower id.
+        top_p: Keep the fewest most probable tokens whose probabilities sum to at least this, measured on what `top_k`
+            leaves.
     """
     ranked, ids = log_probs.sort(dim=-1, descending=True, stable=True)  # (B, V) each; stable: ties by id
     if top_k is not None:
@@ -38,13 +71,11 @@ def generate(
     log_probs: Callable[[Tensor], Tensor],
     num: int,
     context_size: int,
+    sampling: Sampling,
     *,
     max_length: int,
     generator: torch.Generator,
     prompt: Sequence[int] = (),
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
     batch_size: int = 4096,
 ) -> list[tuple[list[int], bool]]:
     """Draw `num` items token by token.
@@ -53,13 +84,11 @@ def generate(
         log_probs: Contexts (B, T) int64 to log-probabilities (B, V), on the generator's device.
         num: How many items.
         context_size: T.
-        max_length: An item that has so many tokens without a boundary is cut there.
-        generator: Source of chance; the same state gives the same items.
+        sampling: Its temperature, top_k and top_p.
+        max_length: An item that has this many tokens without a boundary is cut there.
+        generator: Source of randomness; the same state gives the same items.
         prompt: Ids of the tokens that every item starts with; they count towards `max_length`.
-        temperature: Divides the log-probabilities; below 1 sharper, above 1 flatter, 0 always the most probable.
-        top_k: See `truncate`.
-        top_p: See `truncate`.
-        batch_size: How many items to draw at once, fewer where `max_length` is large; bounds the memory.
+        batch_size: How many items to draw at once, fewer if `max_length` is large; bounds the memory.
 
     Returns:
         For each item its ids, prompt included and boundary not, and whether it was cut.
@@ -67,33 +96,29 @@ def generate(
     items: list[tuple[list[int], bool]] = []
     batch_size = max(1, min(batch_size, MAX_BATCH_TOKENS // (context_size + max_length)))
     while len(items) < num:
+        # One row an item: T boundaries, the prompt, then what is drawn; the context is a slice of the row.
         size = min(batch_size, num - len(items))
-        items += _generate_batch(
-            log_probs, size, context_size, max_length, generator, prompt, temperature, top_k, top_p
-        )
+        rows = torch.full((size, context_size + max_length), BOUNDARY, device=generator.device)
+        rows[:, context_size : context_size + len(prompt)] = torch.tensor(prompt, dtype=torch.int64)
+        items += _fill(rows, log_probs, context_size, sampling, len(prompt), generator)
     return items
 
 
-def _generate_batch(
+def _fill(
+    rows: Tensor,
     log_probs: Callable[[Tensor], Tensor],
-    size: int,
     context_size: int,
-    max_length: int,
+    sampling: Sampling,
+    prompt_length: int,
     generator: torch.Generator,
-    prompt: Sequence[int],
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
 ) -> list[tuple[list[int], bool]]:
-    device = generator.device
-    # One row an item: T boundaries, the prompt, then what is drawn; the context is a slice of the row.
-    rows = torch.full((size, context_size + max_length), BOUNDARY, device=device)
-    rows[:, context_size : context_size + len(prompt)] = torch.tensor(prompt, dtype=torch.int64, device=device)
-    lengths = torch.full((size,), max_length, device=device)
-    cut = torch.ones(size, dtype=torch.bool, device=device)
-    alive = torch.arange(size, device=device)  # items without a boundary yet; the others are computed no further
-    for length in range(len(prompt), max_length + 1):
-        next_ids = _draw(log_probs(rows[alive, length : length + context_size]), temperature, top_k, top_p, generator)
+    """Draw what follows the prompt in each of `rows` (B, T + maximal length), in place; returns as `generate` does."""
+    size, max_length = len(rows), rows.shape[1] - context_size
+    lengths = torch.full((size,), max_length, device=rows.device)
+    cut = torch.ones(size, dtype=torch.bool, device=rows.device)
+    alive = torch.arange(size, device=rows.device)  # items without a boundary yet; the others are computed no further
+    for length in range(prompt_length, max_length + 1):
+        next_ids = _draw(log_probs(rows[alive, length : length + context_size]), sampling, generator)
         ended = alive[next_ids == BOUNDARY]
         lengths[ended], cut[ended] = length, False
         alive, next_ids = alive[next_ids != BOUNDARY], next_ids[next_ids != BOUNDARY]
@@ -104,19 +129,17 @@ def _generate_batch(
     return [(ids[:length], was_cut) for ids, length, was_cut in zip(drawn, lengths.tolist(), cut.tolist(), strict=True)]
 
 
-def _draw(
-    log_probs: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator
-) -> Tensor:
+def _draw(log_probs: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
     """One token id (B,) from each row of log-probabilities (B, V)."""
     most_probable = log_probs.amax(-1, keepdim=True)  # (B, 1)
-    if most_probable.isneginf().any():  # counts without smoothing, after what they have never seen
-        raise DataError("no token has a chance after this prompt; the model has never seen it")
+    if most_probable.isneginf().any():  # counts without smoothing, after a context that they have never seen
+        raise DataError("no token can follow this prompt; the model has never seen it")
     if not most_probable.isfinite().all():  # weights so large that they overflow
-        raise DataError("the model's probabilities are no numbers; its training went wrong, or the file is damaged")
-    if temperature == 0:
+        raise DataError("the model's probabilities are NaN; its training diverged, or the file is damaged")
+    if sampling.temperature == 0:
         return log_probs.argmax(-1)
     # The most probable token stays at 0, however small the temperature; float32 has no number below 1e-38.
-    log_probs = (log_probs - most_probable) / max(temperature, 1e-30)
-    if top_k is not None or top_p is not None:
-        log_probs = truncate(log_probs, top_k, top_p)
+    log_probs = (log_probs - most_probable) / max(sampling.temperature, 1e-30)
+    if sampling.top_k is not None or sampling.top_p is not None:
+        log_probs = truncate(log_probs, sampling.top_k, sampling.top_p)
     return torch.multinomial(log_probs.softmax(-1), 1, generator=generator).squeeze(-1)

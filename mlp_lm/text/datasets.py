@@ -41,6 +41,8 @@ def resolve_path(path: str) -> Path:
     dataset = DATASETS.get(path)
     if isinstance(dataset, RemoteFile):
         return fetch(dataset, cache_folder())
+    if path == "~":  # a file of that name: a folder is no text
+        return Path(path)
     return dataset or Path(os.path.expanduser(path))  # unlike Path.expanduser, keeps the ~ of an unknown user
 
 

@@ -14,6 +14,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 item`, `2,000 items`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 class Vocab:
     """The V tokens of a language model; a token's id is its place in `tokens`.
 
@@ -30,7 +35,7 @@ class Vocab:
 
     @classmethod
     def build(cls, tokens: Iterable[str]) -> Vocab:
-        """The vocabulary of the different `tokens`, sorted, so that their order of appearance does not matter."""
+        """The vocabulary of the distinct `tokens`, sorted, so that their order of appearance does not matter."""
         return cls(["", *sorted(set(tokens))])
 
     def __len__(self) -> int:
@@ -53,7 +58,7 @@ class Vocab:
         return [self._ids[token] for token in tokens]
 
     def unknown(self, tokens: Iterable[str]) -> list[str]:
-        """The different `tokens` that are not in the vocabulary, in order of appearance."""
+        """The distinct `tokens` that are not in the vocabulary, in order of appearance."""
         return [token for token in dict.fromkeys(tokens) if token not in self]
 
     def decode(self, ids: Iterable[int]) -> list[str]:

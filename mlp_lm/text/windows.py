@@ -108,7 +108,7 @@ class Order:
         if epoch != self._epoch:
             # Torch's generator takes 32 bits of a seed; a string seeds Python's with all of both numbers.
             seed = random.Random(f"{self.seed}/{epoch}").getrandbits(32)
-            dtype = torch.int32 if self.num_windows < 1 << 31 else torch.int64  # half the memory where it will do
+            dtype = torch.int32 if self.num_windows < 1 << 31 else torch.int64  # half the memory
             generator = torch.Generator().manual_seed(seed)
             self._epoch, self._permutation = epoch, torch.randperm(self.num_windows, generator=generator, dtype=dtype)
         return self._permutation

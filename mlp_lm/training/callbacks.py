@@ -1,21 +1,25 @@
-"""What happens beside training: checkpoints and the progress bar."""
+"""What happens beside training: checkpoints, the progress bar, the end on a signal."""
 
 from __future__ import annotations
 
 import math
 import os
+import signal
+import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from tqdm import tqdm
 
-from mlp_lm.errors import TrainingError
+from mlp_lm.errors import Interrupted, TrainingError
 from mlp_lm.models import checkpoint
-from mlp_lm.training.runs import CHECKPOINTS, REPORT, last_checkpoint
+from mlp_lm.training.runs import REPORT, best_checkpoint, last_checkpoint
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -46,66 +50,122 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(self, run_dir: Path) -> None:
-        """`run_dir`: the files go into its folder `checkpoints`, made when the first is written."""
+        """`run_dir`: the files go into its folder `checkpoints`."""
         self.run_dir = run_dir
-        self.last, self.best = last_checkpoint(run_dir), run_dir / CHECKPOINTS / "best.ckpt"
-        self.best_dev_loss = float("inf")
-        self._seconds_before = 0.0  # of training, before a run was continued
+        self.last, self.best = last_checkpoint(run_dir), best_checkpoint(run_dir)
+        self.best_dev_loss = math.inf
+        self._metrics: dict[str, float] = {}  # of the latest validation
+        self._seconds_before = 0.0  # of training, before the run was resumed
         self._start = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Wall time of training until now, that before a run was continued included."""
+        """Wall time of training so far, from before the run was resumed included."""
         return self._seconds_before + time.perf_counter() - self._start
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `last.ckpt` before the first step of a new run; clear what an ended one has left."""
         self._start = time.perf_counter()
         if trainer.is_global_zero:
-            for part in (*self.last.parent.glob(".*.part"), self.run_dir / REPORT):  # which marks a finished run
-                part.unlink(missing_ok=True)
+            for leftover in (*self.last.parent.glob(".*.part"), self.run_dir / REPORT):  # the mark of a finished run
+                leftover.unlink(missing_ok=True)
+        # A checkpoint is written before a validation's epoch ends: when a run is resumed, Lightning ends it, and
+        # EarlyStopping looks for them.
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
         if trainer.global_step == 0:
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write `last.ckpt`, and `best.ckpt` where dev loss is lower than ever."""
+        """Write `last.ckpt`, and `best.ckpt` if dev loss is lower than ever."""
         if trainer.state.fn != "fit":
             return
-        dev_loss = trainer.callback_metrics["dev/loss"].item()
+        self._metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        dev_loss = self._metrics["dev/loss"]
         # Such weights must not replace the last good ones; infinite ones may still have a finite loss, as tanh is 1.
-        if not math.isfinite(dev_loss) or not all(weight.isfinite().all() for weight in pl_module.parameters()):
+        if not (math.isfinite(dev_loss) and all(p.isfinite().all() for p in pl_module.parameters())):
             raise TrainingError(
-                f"dev loss is {dev_loss}, or a weight no number, at step {trainer.global_step:,}; try a lower "
+                f"dev loss is {dev_loss}, or a weight is NaN or infinite, at step {trainer.global_step:,}; try a lower "
                 f"model.learning_rate. {self.last} is as it was"
             )
-        # All processes must save or none; without a shared disk, only the first has seen the files of the run so far.
+        # All processes must agree; without a shared disk, only the first has seen the files of the run so far.
         is_best: bool = trainer.strategy.broadcast(dev_loss < self.best_dev_loss)
         if is_best:
             self.best_dev_loss = dev_loss
-            trainer.save_checkpoint(self.best, weights_only=False)
+            self._save(trainer, self.best)
         self.save_last(trainer)
 
     def save_last(self, trainer: Trainer) -> None:
-        """Write `last.ckpt`, and first what was logged until now, so that a continued run's curves have no gap."""
+        """Write `last.ckpt`."""
+        self._save(trainer, self.last)
+
+    def _save(self, trainer: Trainer, path: Path) -> None:
+        """Write a checkpoint, and first what was logged until now, so that a resumed run's curves have no gap."""
         for logger in trainer.loggers:
             logger.save()
-        trainer.save_checkpoint(self.last, weights_only=False)
+        trainer.save_checkpoint(path, weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """The lowest dev loss so far, and the seconds of training."""
-        return {"best_dev_loss": self.best_dev_loss, "seconds": self.seconds}
+        """The lowest dev loss so far, the latest metrics, and the seconds of training."""
+        return {"best_dev_loss": self.best_dev_loss, "metrics": self._metrics, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the lowest dev loss of the run that goes on, unless its best.ckpt was left behind elsewhere.
-
-        Raises ValueError for what is none.
-        """
-        seconds, best_dev_loss = float(state_dict.get("seconds", 0.0)), float(state_dict["best_dev_loss"])
-        if not (0 <= seconds < math.inf and best_dev_loss >= 0):
-            raise ValueError("its lowest dev loss, or its time, is less than nothing or no number")
-        self._seconds_before = seconds
+        """Remember the lowest dev loss of the run that is resumed, unless its best.ckpt was left behind elsewhere."""
+        self._seconds_before, self._metrics = state_dict["seconds"], state_dict["metrics"]
         if self.best.exists():
-            self.best_dev_loss = best_dev_loss
+            self.best_dev_loss = state_dict["best_dev_loss"]
+
+
+class StopOnSignal(Callback):
+    """Ends a run that gets SIGTERM or Ctrl-C, in any of its processes, at the next log point, with `last.ckpt` saved.
+
+    A second Ctrl-C ends the process at once.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, resume_command: str) -> None:
+        """`checkpoints` write `last.ckpt`; `resume_command` resumes from it."""
+        self.checkpoints, self.resume_command = checkpoints, resume_command
+        self.received: signal.Signals | None = None
+        self.previous: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over from Lightning, which would end a run between two log points."""
+        if threading.current_thread() is threading.main_thread():  # the only one that may set handlers
+            self.previous = {signum: signal.signal(signum, self._note) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(signum)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Save and stop at a log point; if a validation is due there, after that."""
+        step = trainer.global_step
+        log_point = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]  # public, but not declared
+        if log_point and not trainer.validates_at(step):  # type: ignore[attr-defined]  # our Trainer's
+            self._stop_if_asked(trainer, save=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop; the checkpoint has just been written."""
+        if trainer.state.fn == "fit":
+            self._stop_if_asked(trainer, save=False)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back to those who handled them before."""
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+        self.previous = {}
+
+    def _stop_if_asked(self, trainer: Trainer, save: bool) -> None:
+        # All processes must stop at the same step, whichever of them was told to.
+        if not trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            return
+        if save:
+            self.checkpoints.save_last(trainer)
+        signum = self.received or signal.SIGTERM
+        raise Interrupted(
+            f"{signum.name} at step {trainer.global_step:,}: saved {self.checkpoints.last}; "
+            f"resume with: {self.resume_command}",
+            exit_code=128 + signum,
+        )
 
 
 class StepProgressBar(Callback):

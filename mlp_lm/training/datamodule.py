@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
 from mlp_lm.errors import SettingsError
 from mlp_lm.models.checkpoint import check_same_data
-from mlp_lm.models.known_items import facts_of
-from mlp_lm.settings import check_section
+from mlp_lm.models.language_model import CorpusFacts, corpus_facts
+from mlp_lm.settings import COUNT, SEED, Range, check_section
 from mlp_lm.text.corpus import Corpus, corpus_from_settings
 from mlp_lm.text.datasets import DATASETS, resolve_path
 from mlp_lm.text.windows import Batch, Chunk, Order, Windows, eval_batch_size
@@ -28,11 +28,11 @@ class TextDataModule(LightningDataModule):
         dev_path: str | None = None,
         test_path: str | None = None,
         unique: bool = True,
-        split_seed: int = 42,
-        context_size: int = 8,
-        batch_size: int = 1024,
-        steps_per_execution: int = 25,
-        max_item_length: int = 10_000,
+        split_seed: Annotated[int, SEED] = 42,
+        context_size: Annotated[int, Range(1, 1024)] = 8,
+        batch_size: Annotated[int, COUNT] = 1024,
+        steps_per_execution: Annotated[int, Range(1, 100_000)] = 25,
+        max_item_length: Annotated[int, COUNT] = 10_000,
     ) -> None:
         """Which text, how it is split, and how much of it a step sees.
 
@@ -42,7 +42,7 @@ class TextDataModule(LightningDataModule):
             train_path: File of the train split, together with dev_path and test_path; path is not read then.
             dev_path: File of the dev split.
             test_path: File of the test split.
-            unique: Drop repeated items before the split, so that none stands in two splits.
+            unique: Drop repeated items before the split, so that no item is in two splits.
             split_seed: Seed of the shuffle before the split.
             context_size: T, previous tokens that the network sees.
             batch_size: B, windows in a step, over all processes together.
@@ -52,22 +52,19 @@ class TextDataModule(LightningDataModule):
         Raises:
             SettingsError: A setting is out of its range.
         """
-        # Every argument by name: what the checkpoint keeps.
-        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        check_section("data", settings)
         super().__init__()
-        self.settings = settings
+        self.save_hyperparameters()
+        check_section("data", TextDataModule, self.hparams)
+        self.source = train_path or path  # for messages
+        for name in ("path", "train_path", "dev_path", "test_path"):  # so that a checkpoint works from any folder
+            if self.hparams[name] not in (None, *DATASETS):
+                self.hparams[name] = str(resolve_path(self.hparams[name]).absolute())
         self.order_seed: int | None = None  # of the order of examples; from the checkpoint when a run is resumed
 
     @cached_property
     def corpus(self) -> Corpus:
         """The corpus, read when it is first asked for. Raises DataError."""
-        return corpus_from_settings(self.settings)
-
-    @property
-    def source(self) -> str:
-        """What the corpus was read from, for messages."""
-        return str(self.settings["train_path"] or self.settings["path"])
+        return corpus_from_settings(self.hparams)
 
     @property
     def vocab_size(self) -> int:
@@ -77,7 +74,7 @@ class TextDataModule(LightningDataModule):
     def windows(self, split: str) -> Windows:
         """The windows of train, dev or test."""
         if split not in self._windows:
-            self._windows[split] = Windows(getattr(self.corpus, split), self.settings["context_size"])
+            self._windows[split] = Windows(getattr(self.corpus, split), self.hparams["context_size"])
         return self._windows[split]
 
     @cached_property
@@ -101,12 +98,12 @@ class TextDataModule(LightningDataModule):
         if self.order_seed is None:
             self.order_seed = torch.initial_seed()
         windows = self.windows("train")
-        order = Order(len(windows), self.settings["batch_size"], self.order_seed)
-        return Chunks(windows, order, self.settings["steps_per_execution"], self.trainer)
+        order = Order(len(windows), self.hparams["batch_size"], self.order_seed)
+        return Chunks(windows, order, self.hparams["steps_per_execution"], self.trainer)
 
     def check_shares(self, world_size: int) -> None:
         """Raise SettingsError unless each of `world_size` processes gets the same number of rows of a batch."""
-        batch_size = self.settings["batch_size"]
+        batch_size = self.hparams["batch_size"]
         if batch_size % world_size:
             raise SettingsError(f"data.batch_size: found {batch_size:,}, expected a multiple of {world_size} processes")
 
@@ -127,7 +124,6 @@ class TextDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of the data; see `models.checkpoint`."""
         return {
-            "settings": {**self.settings, **self._absolute_paths()},
             "vocab": self.corpus.vocab.tokens,
             "fingerprint": self.corpus.fingerprint,
             "order_seed": self.order_seed,
@@ -135,20 +131,14 @@ class TextDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the order of examples. Raises CheckpointError that names the difference where the data is another."""
+        """Take up the order of examples. Raises CheckpointError that names the difference if the data differ."""
         check_same_data("the checkpoint", state_dict, self.corpus)
         self.order_seed = state_dict["order_seed"]
 
-    def _absolute_paths(self) -> dict[str, str]:
-        """Files by their absolute path, so that the checkpoint works from any folder."""
-        names = ("path", "train_path", "dev_path", "test_path")
-        paths = {name: self.settings[name] for name in names}
-        return {n: str(resolve_path(p).absolute()) for n, p in paths.items() if p is not None and p not in DATASETS}
-
     @cached_property
-    def facts(self) -> dict[str, Any]:
-        """See `known_items.facts_of`."""
-        return facts_of(self.corpus)
+    def facts(self) -> CorpusFacts:
+        """See `language_model.corpus_facts`."""
+        return corpus_facts(self.corpus)
 
 
 class Batches:

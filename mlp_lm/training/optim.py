@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -28,35 +25,6 @@ def build_optimizer(
         return SGD(groups, lr=learning_rate, momentum=momentum, fused=True)
     # β₂ 0.99 instead of 0.999: runs of a few thousand steps are over before a slower average has settled.
     return AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), fused=True)
-
-
-def check_state(fresh: Optimizer, saved: Sequence[Mapping[str, Any]], steps: int) -> None:
-    """Raise ValueError where `saved` is not what an optimizer like `fresh` has after so many `steps`.
-
-    torch's fused kernels do not look: tensors of another shape would overwrite the memory beside them.
-    """
-    (state,) = saved
-    expected = fresh.state_dict()["param_groups"]
-    if len(state["param_groups"]) != len(expected):
-        raise ValueError("its optimizer has other groups of weights")
-    for group, like in zip(state["param_groups"], expected, strict=True):
-        found = {name: group.get(name, value) for name, value in like.items()}
-        other = [name for name in like if type(found[name]) is not type(like[name])]
-        other = other or [name for name in like if name != "lr" and found[name] != like[name]]
-        if other:
-            raise ValueError(f"its optimizer has another {', '.join(other)}")
-    # FusedSGD needs no state, and neither does SGD without momentum.
-    names = {"exp_avg", "exp_avg_sq", "step"} if isinstance(fresh, AdamW) else {"momentum_buffer"}
-    weights = dict(enumerate(weight for group in fresh.param_groups for weight in group["params"]))
-    has_state = steps > 0 and (isinstance(fresh, AdamW) or fresh.defaults["momentum"] > 0)
-    if state["state"].keys() != (weights.keys() if has_state else set()):
-        raise ValueError("its optimizer has a state for other weights")
-    for i, tensors in state["state"].items():
-        shapes = {name: torch.Size() if name == "step" else weights[i].shape for name in names}
-        if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
-            raise ValueError("its optimizer has a state of another shape")
-        if not all(tensor.is_floating_point() and tensor.layout == torch.strided for tensor in tensors.values()):
-            raise ValueError("its optimizer has a state of another kind")
 
 
 def learning_rate_at(

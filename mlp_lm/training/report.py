@@ -11,14 +11,16 @@ import lightning
 import torch
 
 from mlp_lm import __version__
+from mlp_lm.files import write_json
 from mlp_lm.models.checkpoint import language_model, read
 from mlp_lm.models.metrics import evaluate
+from mlp_lm.models.sampling import Sampling
 from mlp_lm.text.corpus import SPLITS
 from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.vocab import printable
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
-from mlp_lm.training.runs import starred
+from mlp_lm.training.runs import REPORT, starred
 
 NUM_SAMPLES = 10
 
@@ -41,14 +43,14 @@ def build_report(
         module: The trained module.
         data: Its data.
         seconds: Wall time of training, over all fits of the run.
-        first_step: Where this fit began; 0 unless it continued a run.
+        first_step: Where this fit began; 0 unless it resumed a run.
         steps: Steps of the whole run.
         with_test: Read the test split too.
         seed: Seed of the samples.
     """
     content = read(checkpoint)
-    model, best_step = language_model(checkpoint, content), content["global_step"]
-    del content  # of which an optimizer's state may be twice the model
+    model, best_step = language_model(content), content["global_step"]
+    del content  # whose optimizer state may be twice as large as the model
     losses = {}
     for split in ("dev", "test"):
         if split == "dev" or with_test:
@@ -69,8 +71,11 @@ def build_report(
         "first_step": first_step,
         "steps": steps,
         "seconds": round(seconds, 2),
-        "samples": [{"text": s.shown, "where": s.where} for s in model.generate(NUM_SAMPLES, seed=seed)],
-        "settings": {"seed_everything": seed, "data": data.settings, "model": module.settings},
+        "samples": [
+            {"text": str(sample), "seen_in": sample.seen_in}
+            for sample in model.sample(NUM_SAMPLES, Sampling(seed=seed))
+        ],
+        "settings": {"seed_everything": seed, "data": dict(data.hparams), "model": dict(module.hparams)},
         "versions": {
             "mlp_lm": __version__,
             "torch": torch.__version__,
@@ -95,16 +100,16 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
         )
     if report["losses"]["dev"]["perplexity"] >= report["vocab_size"]:
         lines.append(
-            f"  dev is no better than guessing evenly among {report['vocab_size']} tokens: the network has diverged or "
-            "learnt train by heart. What helps: more text, fewer steps, a smaller network; or counts (ngram)"
+            f"  dev is no better than guessing uniformly among {report['vocab_size']} tokens: the network has diverged "
+            "or memorised train. What helps: more text, fewer steps, a smaller network; or counts (ngram)"
         )
     samples = [starred(**sample) for sample in report["samples"]]
-    legend = " (* stands in train)" if any(s["where"] == "train" for s in report["samples"]) else ""
+    legend = " (* = in the training set)" if any(s["seen_in"] == "train" for s in report["samples"]) else ""
     file = shlex.quote(str(checkpoint))
     data = report["settings"]["data"]
     items = shlex.quote(str(resolve_path(data["path"]) if data["dev_path"] is None else data["dev_path"]))
     lines += [
-        f"generated{legend}:",
+        f"samples{legend}:",
         *(f"  {printable(sample)}" for sample in samples),
         "next:",
         *([f"  tensorboard --logdir {shlex.quote(str(run_dir))}"] if any(run_dir.glob("events.*")) else []),
@@ -113,3 +118,8 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
         f"  python -m mlp_lm test --ckpt_path {file}",
     ]
     return "\n".join(lines)
+
+
+def write_report(run_dir: Path, report: dict[str, Any]) -> None:
+    """Write report.json, which marks a finished run; whole or not at all."""
+    write_json(run_dir / REPORT, report)

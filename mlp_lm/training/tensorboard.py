@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -13,28 +14,26 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from mlp_lm.figures import networks
-from mlp_lm.models.known_items import KnownItems
-from mlp_lm.models.language_model import LanguageModel
-from mlp_lm.models.network import SATURATED
+from mlp_lm.models.language_model import KnownItems, LanguageModel
+from mlp_lm.models.sampling import Sampling
+from mlp_lm.models.views import SATURATED
 from mlp_lm.training.callbacks import Checkpoints
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
-from mlp_lm.training.runs import starred
+from mlp_lm.training.runs import CONFIG, starred
 
 NUM_SAMPLES = 20
 # Of a histogram. For more, numpy wakes a thread that spins on long after, beside those of training.
-MOST_VALUES = 10_000
+MAX_VALUES = 10_000
 NUM_WINDOWS = 256  # of dev, whose tanh activations are counted
-MOST_LABEL_IMAGES = 1000  # beyond it, the projector shows points, with their labels where the mouse is
 
 
 class TensorBoardExtras(Callback):
-    """Writes, each where it is wanted, at the start `layout`, `config` and `hparams`; at each validation `histograms`
-    and `samples`; at the end `embedding_map` and `projector`."""
+    """Writes config and settings at the start, histograms and samples at each validation, embeddings at the end."""
 
-    def __init__(self, wanted: Collection[str], checkpoints: Checkpoints) -> None:
-        """`wanted`: some of the names above; `checkpoints` know the lowest dev loss and the run's folder."""
-        self.wanted, self.checkpoints = wanted, checkpoints
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        """`checkpoints` know the lowest dev loss so far and the run's folder."""
+        self.checkpoints = checkpoints
         self._known_items: KnownItems | None = None  # made once: a set of all items of the corpus
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -42,41 +41,35 @@ class TensorBoardExtras(Callback):
         if not trainer.is_global_zero:
             return
         writer, data, module = _parts(trainer, pl_module)
-        if "layout" in self.wanted:
-            writer.add_custom_scalars({"loss": {"train and dev": ["Multiline", ["train/loss", "dev/loss"]]}})
-        if "config" in self.wanted:
-            config = (self.checkpoints.run_dir / "config.yaml").read_text(encoding="utf-8")
-            writer.add_text("config", _verbatim(config.splitlines()), trainer.global_step)
-        if "hparams" in self.wanted and trainer.global_step == 0:  # a second time, they would be another run's
-            settings = {f"data.{name}": value for name, value in data.settings.items()}
-            settings |= {f"model.{name}": value for name, value in module.settings.items()}
+        writer.add_custom_scalars({"loss": {"train and dev": ["Multiline", ["train/loss", "dev/loss"]]}})
+        config = (self.checkpoints.run_dir / CONFIG).read_text(encoding="utf-8")
+        writer.add_text("config", _verbatim(config.splitlines()), trainer.global_step)
+        if trainer.global_step == 0:  # a second time, they would be another run's
+            settings = {f"data.{name}": value for name, value in data.hparams.items()}
+            settings |= {f"model.{name}": value for name, value in module.hparams.items()}
             settings["trainer.max_steps"] = trainer.max_steps
-            best = {"hp/dev_loss": self.checkpoints.best_dev_loss}  # infinite until the first validation
             settings = {name: value for name, value in settings.items() if value is not None}
-            cast(TensorBoardLogger, trainer.logger).log_hyperparams(settings, best, trainer.global_step)
+            cast(TensorBoardLogger, trainer.logger).log_hyperparams(settings, {"hp/dev_loss": math.inf}, 0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What changes during training; Lightning has put the network into evaluation mode."""
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
+        step = trainer.global_step
+        writer, data, module = _parts(trainer, pl_module)
         with _one_thread():
-            self._show(trainer.global_step, *_parts(trainer, pl_module))
-
-    def _show(self, step: int, writer: SummaryWriter, data: TextDataModule, module: MLPModule) -> None:
-        if "hparams" in self.wanted:
-            writer.add_scalar("hp/dev_loss", self.checkpoints.best_dev_loss, step)
-        if "histograms" in self.wanted:
+            dev_loss = trainer.callback_metrics["dev/loss"].item()
+            writer.add_scalar("hp/dev_loss", min(dev_loss, self.checkpoints.best_dev_loss), step)
             for name, weights in module.network.named_parameters():
                 writer.add_histogram(f"weights/{name}", _thinned(weights), step)
             contexts, _ = data.windows("dev")[:NUM_WINDOWS]
             for i, h in enumerate(module.network.activations(contexts.to(module.device))):
                 writer.add_histogram(f"activations/hidden.{i}", _thinned(h), step)
                 writer.add_scalar(f"saturated/hidden.{i}", (h.abs() > SATURATED).float().mean(), step)
-        if "samples" in self.wanted:
             model = self._language_model(module, data)
-            samples = model.generate(NUM_SAMPLES, seed=0)
-            lines = _verbatim([starred(s.shown, s.where) for s in samples])
-            writer.add_text("samples", f"{model.summary(samples)} (* in train)\n\n{lines}", step)
+            samples = model.sample(NUM_SAMPLES, Sampling(seed=0))
+            lines = _verbatim([starred(str(sample), sample.seen_in) for sample in samples])
+            writer.add_text("samples", f"{model.summary(samples)} (* = in the training set)\n\n{lines}", step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is worth a look once."""
@@ -87,13 +80,8 @@ class TensorBoardExtras(Callback):
         table = module.network.embedding.weight.detach().float().cpu().numpy()  # (V, E)
         vocab = data.corpus.vocab
         labels = [vocab.show(i) for i in range(len(vocab))]
-        if "embedding_map" in self.wanted:
-            image = networks.to_image(networks.draw_embeddings(table, labels))
-            writer.add_image("embedding map", image, step, dataformats="HWC")
-        if "projector" in self.wanted:
-            few = len(labels) <= MOST_LABEL_IMAGES
-            images = torch.from_numpy(networks.label_images(labels)) / 255 if few else None
-            writer.add_embedding(table, labels, images, tag="embedding", global_step=step)
+        writer.add_figure("embedding map", networks.draw_embeddings(table, labels), step, close=False)
+        writer.add_embedding(table, labels, tag="embedding", global_step=step)
 
     def _language_model(self, module: MLPModule, data: TextDataModule) -> LanguageModel:
         def log_probs(contexts: Tensor) -> Tensor:
@@ -101,7 +89,7 @@ class TensorBoardExtras(Callback):
 
         if self._known_items is None and data.facts["item_hashes"] is not None:
             self._known_items = KnownItems(data.facts["item_hashes"])
-        vocab, context_size = data.corpus.vocab, data.settings["context_size"]
+        vocab, context_size = data.corpus.vocab, data.hparams["context_size"]
         return LanguageModel(vocab, context_size, log_probs, data.facts["longest_item"], self._known_items)
 
 
@@ -123,8 +111,8 @@ def _parts(trainer: Trainer, pl_module: LightningModule) -> tuple[SummaryWriter,
 
 
 def _thinned(values: Tensor) -> Tensor:
-    """At most `MOST_VALUES` of all values, evenly chosen, and within a histogram's bins, which end at 1e20."""
-    return values.flatten()[:: -(-values.numel() // MOST_VALUES)].clamp(-1e19, 1e19)
+    """At most `MAX_VALUES` of all values, evenly chosen, and within a histogram's bins, which end at 1e20."""
+    return values.flatten()[:: -(-values.numel() // MAX_VALUES)].clamp(-1e19, 1e19)
 
 
 def _verbatim(lines: list[str]) -> str:

@@ -1,57 +1,72 @@
-"""A Trainer that counts in steps."""
+"""Lightning's Trainer with steps as its unit.
+
+The one thing that is unusual: a Lightning epoch is the stretch from one validation to the next, and the loader ends it.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from typing import Literal, cast
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch import Trainer as LightningTrainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.loggers import Logger
+from torch.distributed import DistError
 
-from mlp_lm.errors import SettingsError
-from mlp_lm.settings import check_section
-from mlp_lm.training import ranks
+from mlp_lm.errors import LostProcessError, MlpLmError, SettingsError
+from mlp_lm.settings import COUNT, Range
 from mlp_lm.training.callbacks import AtomicCheckpointIO, StepProgressBar
+
+T = TypeVar("T")
 
 SMALL_STEP = 2**22  # multiply-adds of a forward pass, about: batch size times weights
 
+# What Lightning's Trainer has and ours has not, and why.
+COUNTS_CALLS = "it counts calls of training_step, each of which runs several steps"
+NOT_OURS = {
+    "max_epochs": "the length of a run is trainer.max_steps",
+    "min_epochs": "the length of a run is counted in steps: trainer.min_steps",
+    "limit_train_batches": f"{COUNTS_CALLS}; use trainer.max_steps",
+    "overfit_batches": f"{COUNTS_CALLS}; use a small file as data.path",
+    "check_val_every_n_epoch": "the interval is trainer.val_check_interval, in steps",
+    "num_sanity_val_steps": "settings and data are checked before the first step",
+    "accumulate_grad_batches": "manual optimization cannot do it; raise data.batch_size",
+    "gradient_clip_val": "manual optimization cannot do it; lower model.learning_rate",
+    "gradient_clip_algorithm": "manual optimization cannot do it; lower model.learning_rate",
+    "enable_checkpointing": "a run always keeps last.ckpt and best.ckpt",
+    "use_distributed_sampler": "processes share out each batch by themselves",
+    "reload_dataloaders_every_n_epochs": "the data never change during a run",
+}
+
 
 class Trainer(LightningTrainer):
-    """Lightning's Trainer with steps as its only unit, and without the settings that count anything else.
-
-    Lightning counts calls of `training_step`, each of which may run many steps, and its epochs end where the
-    loader does. Here a Lightning epoch is the stretch from one validation to the next: the loader ends it.
-    """
+    """Counts in steps, whatever number of them one call of `training_step` runs; passes the rest to Lightning."""
 
     def __init__(
         self,
         *,
-        max_steps: int = 3000,
-        val_check_interval: int = 250,
-        log_every_n_steps: int = 25,
+        max_steps: Annotated[int, COUNT] = 3000,
+        val_check_interval: Annotated[int, COUNT] = 250,
+        log_every_n_steps: Annotated[int, COUNT] = 25,
         accelerator: str = "auto",
-        devices: int | str = 1,
-        num_nodes: int = 1,
-        strategy: Literal["auto", "ddp"] = "auto",
+        devices: list[int] | str | int = 1,
         precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true",
-        num_threads: int | None = None,
-        logger: bool = True,
-        log_layout: bool = True,
-        log_config: bool = True,
-        log_hparams: bool = True,
-        log_histograms: bool = True,
-        log_samples: bool = True,
-        log_embedding_map: bool = True,
-        log_projector: bool = True,
-        callbacks: Literal[False] | None = None,  # what a config may say; LightningCLI passes a list of its own
+        num_threads: Annotated[int, Range(1, 1024)] | None = None,
+        logger: Logger | Iterable[Logger] | bool = True,
+        callbacks: list[Callback] | Callback | None = None,
+        plugins: Any = None,
         enable_progress_bar: bool = True,
-        deterministic: bool = False,
-        detect_anomaly: bool = False,
-        profiler: Literal["simple", "advanced", "pytorch"] | None = None,
+        enable_model_summary: bool = False,
+        **kwargs: Any,
     ) -> None:
         """How long, where and how closely watched.
 
@@ -59,94 +74,87 @@ class Trainer(LightningTrainer):
             max_steps: Steps to train for.
             val_check_interval: Steps between two validations; checkpoints are written then.
             log_every_n_steps: Steps between two points of the training curve; a point is their mean loss.
-            accelerator: cpu, cuda, mps or another that Lightning knows; auto takes CUDA where there is one, else the
-                CPU.
+            accelerator: cpu, cuda, mps or another that Lightning knows; auto takes CUDA if there is one, else the CPU.
             devices: How many devices of each machine, or which; each has a process, on a CPU too.
-            num_nodes: How many machines.
-            strategy: ddp: processes share out each batch and average their gradients; auto: the same where there are
-                several devices.
             precision: Number format of the network.
-            num_threads: CPU threads; null takes OMP_NUM_THREADS where it is set, else one for small steps and all
-                cores for larger ones.
-            logger: Write TensorBoard events: losses, learning rate and what the log_ settings ask for.
-            log_layout: Show train and dev loss in one chart (Custom Scalars).
-            log_config: Show config.yaml (Text).
-            log_hparams: Show the settings beside the lowest dev loss (HParams).
-            log_histograms: Show weights and tanh activations (Histograms) and the share of saturated units (Scalars) at
-                each validation.
-            log_samples: Show generated items (Text) at each validation.
-            log_embedding_map: Show a map of the embedding table (Images) at the end.
-            log_projector: Show the embedding table in space (Projector) at the end.
-            callbacks: None: they are code, which a config must not name.
-            enable_progress_bar: Show a bar where stderr is a terminal.
-            deterministic: Refuse operations that are not deterministic.
-            detect_anomaly: Find the operation that made a NaN; slow.
-            profiler: Measure where time goes.
+            num_threads: CPU threads; null takes OMP_NUM_THREADS if it is set, else one for small steps and all cores
+                for larger ones.
+            logger: true writes TensorBoard events into the run folder: curves, histograms, samples, embeddings; false
+                nothing; or any logger of Lightning.
+            callbacks: Callbacks of Lightning, such as EarlyStopping.
+            plugins: Plugins of Lightning.
+            enable_progress_bar: Show a bar if stderr is a terminal.
+            enable_model_summary: Show Lightning's table of layers.
 
         Raises:
-            SettingsError: A setting is out of its range, or asks for a device that is not there.
+            SettingsError: A setting is invalid or asks for a device that is not there.
         """
-        intervals = {"val_check_interval": val_check_interval, "log_every_n_steps": log_every_n_steps}
-        counts = {"max_steps": max_steps, "num_threads": num_threads, "num_nodes": num_nodes}
-        is_number = str(devices).isdecimal()  # rather than "auto", "0,1" or -1, which is all
-        number = {"devices": int(str(devices)[:9])} if is_number else {}  # of thousands of digits Python makes no int
-        check_section("trainer", {**counts, **intervals, **number})
         self.num_threads = num_threads
-        self._omp_num_threads = os.environ.get("OMP_NUM_THREADS")  # before Lightning sets it for several processes
-        self.detect_anomaly = detect_anomaly
-        self.settings = {
+        self.steps_per_validation = val_check_interval
+        # What defines a run, and not the machine: kept in its checkpoints.
+        self.run_settings = {
             "max_steps": max_steps,
             "val_check_interval": val_check_interval,
             "log_every_n_steps": log_every_n_steps,
             "precision": precision,
         }
-        wanted = {
-            "layout": log_layout,
-            "config": log_config,
-            "hparams": log_hparams,
-            "histograms": log_histograms,
-            "samples": log_samples,
-            "embedding_map": log_embedding_map,
-            "projector": log_projector,
-        }
-        self.tensorboard_extras = {name for name, is_wanted in wanted.items() if is_wanted}
-        self.steps_per_validation = val_check_interval
+        self._omp_num_threads = os.environ.get("OMP_NUM_THREADS")  # before Lightning sets it for several processes
         if accelerator == "auto":  # Lightning would pick MPS on a Mac, which is slower than its CPU here
             accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-        own = [callback for callback in cast(list[Callback], callbacks or []) if callback]
-        if enable_progress_bar and sys.stderr.isatty():
-            own.append(StepProgressBar())
+        callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks] if callbacks else []
+        has_own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        if enable_progress_bar and not has_own_bar and sys.stderr.isatty():
+            callbacks.append(StepProgressBar())
+        plugins = [AtomicCheckpointIO(), *(plugins if isinstance(plugins, list) else [plugins] if plugins else [])]
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))  # else it requeues from inside a signal handler
         try:
             super().__init__(
                 max_steps=max_steps,
                 log_every_n_steps=log_every_n_steps,
-                max_epochs=-1,  # only steps end a run
-                num_sanity_val_steps=0,  # settings and data are checked before; it would read dev for nothing
-                use_distributed_sampler=False,  # there is no sampler to replace
-                enable_model_summary=False,  # the report says what it would say
-                enable_progress_bar=False,  # Lightning's counts calls
-                enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in own),
-                plugins=[AtomicCheckpointIO(), *ranks.environments()],
-                callbacks=own,
                 accelerator=accelerator,
                 devices=devices,
-                num_nodes=num_nodes,
-                strategy=strategy,
                 precision=precision,
-                logger=False,  # `fit` makes it once the run has a folder
-                deterministic=deterministic,
-                detect_anomaly=detect_anomaly,
-                profiler=profiler,
+                logger=logger,
+                callbacks=callbacks,
+                plugins=plugins,
+                enable_progress_bar=has_own_bar,  # Lightning's counts calls
+                enable_model_summary=enable_model_summary,
+                enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+                # From here on, what is in NOT_OURS.
+                max_epochs=-1,
+                min_epochs=None,
+                limit_train_batches=None,
+                overfit_batches=0.0,
+                check_val_every_n_epoch=1,
+                num_sanity_val_steps=0,
+                accumulate_grad_batches=1,
+                gradient_clip_val=None,
+                gradient_clip_algorithm=None,
+                use_distributed_sampler=False,
+                reload_dataloaders_every_n_epochs=0,
+                **kwargs,
             )
-        except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
-            raise SettingsError(f"trainer: {' '.join(str(error).split())}") from error
-        ranks.check_number(self)
+        except (MisconfigurationException, ImportError, TypeError, ValueError, RuntimeError) as error:
+            raise SettingsError(f"trainer: {error}") from error
+        if self.limit_val_batches == 0:
+            raise SettingsError("trainer.limit_val_batches: found 0, but best.ckpt is chosen by dev loss")
+        wanted = self.num_devices * self.num_nodes
+        if TorchElasticEnvironment.detect() and (started := TorchElasticEnvironment().world_size()) != wanted:
+            raise SettingsError(
+                f"trainer.devices: found {self.num_devices} on each of {self.num_nodes} nodes, but torchrun started "
+                f"{started} processes; expected its --nproc_per_node, and its --nnodes as trainer.num_nodes"
+            )
+
+    def validates_at(self, step: int) -> bool:
+        """Whether a validation follows `step` steps."""
+        return step % self.steps_per_validation == 0 or step == self.max_steps
 
     def set_threads(self, batch_size: int, num_weights: int) -> None:
         """Set the number of CPU threads, for steps of `batch_size` windows on a network of `num_weights` weights.
 
         Measured on two cores: at 32 windows and 12,000 weights a second thread costs more than it brings (and ten
-        times as much where another program wants the core), at 1,024 windows it saves a quarter of the time, and
+        times as much if another program wants the core), at 1,024 windows it saves a quarter of the time, and
         with 146,000 weights 40 %. A user's own choice is left alone.
         """
         if self.num_threads is not None:
@@ -154,6 +162,47 @@ class Trainer(LightningTrainer):
         elif self._omp_num_threads is None and batch_size // self.world_size * num_weights < SMALL_STEP:
             torch.set_num_threads(1)
 
-    def validates_at(self, step: int) -> bool:
-        """Whether a validation follows `step` steps."""
-        return step % self.steps_per_validation == 0 or step == self.max_steps
+    # -- several processes -----------------------------------------------------------------------------------------
+
+    def start_processes(self) -> None:
+        """Start the other processes, unless torchrun or SLURM did, and connect them; one process alone needs nothing.
+
+        Lightning does this within `fit`, too late for what the processes share before; it never starts one twice.
+        Raises SettingsError if it fails.
+        """
+        if self.world_size == 1 or self.strategy.launcher is None:
+            return
+        if self.num_nodes > 1:
+            print(f"waiting for {self.world_size} processes on {self.num_nodes} nodes", file=sys.stderr)
+        try:
+            self.strategy.launcher.launch(self.strategy.setup_environment)
+        except (ValueError, RuntimeError) as error:
+            raise SettingsError(f"trainer.devices: the processes could not be started: {error}") from error
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        """The result of `work`, done by the first process alone; all get it, or raise the MlpLmError that it raised."""
+        results: list[T | MlpLmError] = []
+        if self.is_global_zero:
+            try:
+                results.append(work())
+            except MlpLmError as error:
+                results.append(error)
+        (result,) = self.strategy.broadcast(results)
+        if isinstance(result, MlpLmError):
+            raise result
+        return result
+
+
+@contextmanager
+def report_lost_process() -> Iterator[None]:
+    """Raise LostProcessError for what torch raises if another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        if isinstance(error, DistError) or re.search("gloo|pair closure", reason):  # gloo raises plain RuntimeErrors
+            raise LostProcessError(
+                f"another process ended or does not answer ({re.sub(r'^.*?] |[.] .*', '', reason)}); if it said why, "
+                "that is above. last.ckpt is as it was"
+            ) from error
+        raise

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlp_lm.errors import SettingsError
-from mlp_lm.settings import as_written, check
+from mlp_lm.settings import SEED, as_written, check
 from mlp_lm.training.runs import last_checkpoint
 from mlp_lm.training.sweep.folder import SweepFolder
 from mlp_lm.training.sweep.grid import Point, short_names
@@ -51,7 +51,8 @@ def check_points(
     if "error" in answer:
         raise SettingsError(answer["error"])
     described = answer["points"]
-    check({"seed_everything": max(each["settings"]["seed_everything"] for each in described) + seeds - 1})
+    last_seed = max(each["settings"]["seed_everything"] for each in described) + seeds - 1
+    check({"seed_everything": last_seed}, {"seed_everything": SEED})
     seen: dict[str, Point] = {}
     for point, each in zip(points, described, strict=True):
         if (same := seen.setdefault(json.dumps(each["identity"]), point)) is not point:

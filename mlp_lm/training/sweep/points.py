@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -17,8 +16,7 @@ from mlp_lm.errors import CheckpointError, DataError, MlpLmError, SettingsError
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import did_you_mean
 from mlp_lm.text.corpus import corpus_from_settings
-from mlp_lm.training.lightning_cli import CLI
-from mlp_lm.training.quiet import silence
+from mlp_lm.training.cli import CLI, silence
 
 PATHS = ("data.path", "data.train_path", "data.dev_path", "data.test_path")
 NO_CORPUS = ("data.context_size", "data.batch_size", "data.steps_per_execution")  # they change nothing of the corpus
@@ -91,7 +89,7 @@ def describe(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def loads(path: str) -> bool:
     """Whether a checkpoint can be continued."""
     try:
-        checkpoint.load_network(path, checkpoint.read(Path(path)))
+        checkpoint.load_network(checkpoint.read(path))
     except CheckpointError:
         return False
     return True

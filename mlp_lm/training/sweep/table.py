@@ -103,7 +103,7 @@ def table_text(rows: Sequence[Row]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     failed = [f"failed: {row.folder}: {row.problem}" for row in rows if row.problem]
-    legend = ["(* stands in train)"] if any(s.endswith("*") for row in rows for s in row.samples) else []
+    legend = ["(* = in the training set)"] if any(s.endswith("*") for row in rows for s in row.samples) else []
     return "\n".join(aligned + legend + failed)
 
 

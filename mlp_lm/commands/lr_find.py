@@ -1,0 +1,209 @@
+"""`python -m mlp_lm lr-find`: the learning-rate range test (Smith 2017, section 3.3).
+
+A short fit from the config's own start weights whose learning rate grows by the same factor at each step, until the
+loss blows up. The rate at the lowest smoothed loss is about the highest that the config can take.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger
+
+from mlp_lm.errors import SettingsError, TrainingError
+from mlp_lm.figures import curves
+from mlp_lm.files import write_csv
+from mlp_lm.settings import Range
+from mlp_lm.training import cli, runs
+
+Floats = npt.NDArray[np.float64]
+
+WIDTH = 1 / 25  # standard deviation of the smoothing as a share of all steps
+BLOW_UP = 2.0  # blown up is a running mean of this multiple of its lowest value before
+CEILING = 2.5  # losses beyond this multiple of the first are smoothed as that much
+# Of the rate at the minimum, which on lecture.yaml is 0.15: fits at 0.15, 0.1, 0.075 reach dev 2.108, 2.100, 2.103.
+DIVISOR = 1.5
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """The curve of a range test of S steps, and the step of its minimum."""
+
+    rates: Floats  # (S,)
+    losses: Floats  # (S,), nats/token, each before its step
+    smoothed: Floats  # (S,)
+    minimum: int
+
+    @property
+    def suggestion(self) -> float:
+        """The rate at the minimum divided by DIVISOR."""
+        return float(self.rates[self.minimum]) / DIVISOR
+
+
+def evaluate(rates: Sequence[float], losses: Sequence[float], width: float) -> RangeTest:
+    """The minimum of the smoothed losses.
+
+    Args:
+        rates: Of all steps that were planned.
+        losses: Of those that were taken; fewer if the loss blew up.
+        width: Standard deviation of the smoothing, in steps.
+
+    Raises:
+        TrainingError: The lowest loss is at an end of the curve, where it says little.
+    """
+    smoothed = smooth(np.asarray(losses), width)
+    minimum = int(smoothed.argmin())
+    if minimum < width:
+        raise TrainingError(
+            "no suggestion: the loss never falls; lower --min, or raise --max if it does not rise either"
+        )
+    if minimum >= len(rates) - width:
+        raise TrainingError(
+            "no suggestion: the loss does not rise again, so its minimum may lie further on; raise --max"
+        )
+    return RangeTest(np.asarray(rates[: len(losses)]), np.asarray(losses), smoothed, minimum)
+
+
+def smooth(losses: Floats, width: float) -> Floats:
+    """Weighted means (S,) of each loss (S,) and its neighbours on both sides, the weights a Gaussian over the steps.
+
+    A running mean looks back alone, which shifts the minimum towards higher rates.
+    """
+    reach = round(3 * width)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+    capped = np.minimum(losses, CEILING * losses[0])  # else losses of millions would raise the curve long before
+    sums, weights = (np.convolve(v, kernel)[reach : reach + len(v)] for v in (capped, np.ones_like(capped)))
+    return np.asarray(sums / weights)
+
+
+class LossRecorder(Logger):
+    """Keeps the training curve in memory; at a log point after every step, that is the loss of each step."""
+
+    name, version = "lr_find", None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Keep the loss of a step."""
+        self.losses.append(metrics["train/loss"])
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Keep no settings."""
+
+
+class StopAtBlowUp(Callback):
+    """Ends training when the running mean of the loss is BLOW_UP times its lowest value before."""
+
+    def __init__(self, recorder: LossRecorder, width: float) -> None:
+        """`width`: of the running mean, in steps."""
+        self.recorder, self.width = recorder, width
+        self.mean = self.lowest = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Look at the loss of the last step."""
+        loss = self.recorder.losses[-1]
+        if trainer.global_step == 1:
+            self.mean = self.lowest = loss
+        self.mean += (loss - self.mean) / self.width
+        self.lowest = min(self.lowest, self.mean)
+        trainer.should_stop = self.mean > BLOW_UP * self.lowest
+
+
+class LrFind(cli.CLI):
+    """The range test of a config, its files and its suggestion."""
+
+    name = "lr-find"
+
+    def add_own_flags(self, parser: LightningArgumentParser) -> None:
+        """The rates, and the folder of the results."""
+        positive = Range(0, 1e35, above=True)
+        parser.add_argument("--min", type=float, default=1e-4, help="Learning rate of the first step")
+        parser.add_argument("--max", type=float, default=10.0, help="Learning rate of the last step")
+        parser.add_argument("--steps", type=int, default=1000, help="Steps from the first to the last")
+        parser.add_argument(
+            "--output_dir", type=str | None, help="Folder of the results (default: runs/<config name>/lr_find_N)"
+        )
+        # The config.yaml of a run has it.
+        parser.add_argument("--report_test", type=bool, default=True, help=argparse.SUPPRESS)
+        self.allowed |= {"min": positive, "max": positive, "steps": Range(100, 100_000)}
+
+    def check_settings(self) -> None:
+        """The rates as well."""
+        super().check_settings()
+        if self.options["min"] >= self.options["max"]:
+            raise SettingsError(f"min must be below --max, {self.options['max']:g} (got {self.options['min']:g})")
+
+    def before_instantiate_classes(self) -> None:
+        """A log point after every step."""
+        trainer = self.options["trainer"]
+        trainer["max_steps"] = trainer["val_check_interval"] = self.options["steps"]
+        trainer["log_every_n_steps"] = 1
+        trainer["logger"] = False
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse several processes before they start."""
+        if self.trainer.world_size > 1:
+            raise SettingsError("trainer.devices: lr-find takes one process; expected 1 on 1 node")
+        super().after_instantiate_classes()
+
+    def fit(self, **kwargs: Any) -> None:
+        """Run the test, write its files, print minimum and suggestion."""
+        steps = self.options["steps"]
+        rates = np.geomspace(self.options["min"], self.options["max"], steps).tolist()
+        recorder, width = LossRecorder(), WIDTH * steps
+        self.trainer.loggers = [recorder]
+        self.trainer.callbacks.append(StopAtBlowUp(recorder, width))  # type: ignore[attr-defined]  # not declared
+        self.trainer.limit_val_batches = 0  # dev is not read
+        self.trainer.set_threads(self.datamodule.hparams["batch_size"], self.model.network.count_weights())
+        self.model.learning_rate_at = rates.__getitem__
+        try:
+            self.trainer.fit(**kwargs)
+        except TrainingError:  # NaN or infinite
+            if not recorder.losses:
+                raise
+        test = evaluate(rates, recorder.losses, width)
+        chosen = self.options["output_dir"]
+        folder = runs.empty_folder(chosen, "output_dir") if chosen is not None else None
+        folder = folder or runs.new_folder(self.run_name(), "lr_find", "output_dir")
+        write_files(test, folder)
+        print(f"{self.datamodule.source}: {len(test.losses):,} of {steps:,} steps")
+        print(render(test, folder))
+
+
+def write_files(test: RangeTest, folder: Path) -> None:
+    """Write lr_find.csv and lr_find.png."""
+    rates, losses, smoothed = test.rates.tolist(), test.losses.tolist(), test.smoothed.tolist()
+    rows = zip(range(len(rates)), rates, losses, smoothed, strict=True)
+    write_csv(folder / "lr_find.csv", [("step", "rate", "loss", "smoothed"), *rows])
+    marks = {"minimum": rates[test.minimum], "suggestion": test.suggestion}
+    curves.save(curves.draw_range_test(rates, losses, smoothed, marks), str(folder / "lr_find.png"))
+
+
+def render(test: RangeTest, folder: Path) -> str:
+    """Minimum, suggestion and files as text for the terminal."""
+    lines = ["           learning rate  loss, nats/token, smoothed"]
+    for name, step in {"start": 0, "minimum": test.minimum, "end": len(test.losses) - 1}.items():
+        lines.append(f"  {name:<9}{two_digits(test.rates[step]):>13}{test.smoothed[step]:>10.4f}")
+    lines += [f"suggestion, the rate at the minimum divided by {DIVISOR:g}:", "", "model:"]
+    lines += [f"  learning_rate: {two_digits(test.suggestion)}", ""]
+    return "\n".join([*lines, f"files: {folder / 'lr_find.csv'}, {folder / 'lr_find.png'}"])
+
+
+def two_digits(rate: float) -> str:
+    """A learning rate rounded to two significant digits, in a notation that every YAML reader takes for a number."""
+    return np.format_float_positional(rate, precision=2, unique=False, fractional=False, trim="-")
+
+
+def run(args: list[str], description: str) -> None:
+    """Run the command; `args` starts with its name, `description` is for the help."""
+    cli.run(["fit", *args[1:]], description, LrFind)

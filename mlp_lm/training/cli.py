@@ -1,0 +1,357 @@
+"""`fit`, `validate`, `test` and `predict`: LightningCLI with our parser, run folders and report."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import Callback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+from mlp_lm.errors import CheckpointError, Interrupted, SettingsError, TrainingError
+from mlp_lm.files import write_csv, write_text
+from mlp_lm.models import checkpoint
+from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
+from mlp_lm.settings import FIXED_BY_WEIGHTS, FIXED_ON_RESUME, SEED, Settings, check, check_unchanged, ranges
+from mlp_lm.text.corpus import SPLITS
+from mlp_lm.text.windows import Batch
+from mlp_lm.training import runs
+from mlp_lm.training.callbacks import Checkpoints, StopOnSignal
+from mlp_lm.training.datamodule import TextDataModule
+from mlp_lm.training.module import MLPModule
+from mlp_lm.training.report import build_report, render, write_report
+from mlp_lm.training.schema import SECTIONS, PrintSchema, add_fit_flags
+from mlp_lm.training.tensorboard import TensorBoardExtras
+from mlp_lm.training.trainer import NOT_OURS, Trainer, report_lost_process
+
+# Arguments of Trainer's methods that are no flags: the path is described by our own, the rest is always the same.
+NO_FLAGS = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
+NEEDS_CHECKPOINT = {"validate", "test", "predict"}
+set_parsing_settings(config_read_mode_fsspec_enabled=False)  # Lightning lets a setting be the URL of more settings
+
+
+class Parser(OneLineErrors, LightningArgumentParser):
+    """LightningCLI's parser with our one-line errors."""
+
+    reasons = NOT_OURS
+
+
+class CLI(LightningCLI):
+    """One command on the triple Trainer, MLPModule, TextDataModule."""
+
+    name = ""  # of a command that is not a method of the Trainer, as typed
+    trainer: Trainer
+    model: MLPModule
+    datamodule: TextDataModule
+
+    def __init__(self, args: list[str], description: str = "") -> None:
+        """Parse `args`, the name of a Trainer's method first, and run it; `description` is for the help."""
+        self.method = args[0]
+        self.name = self.name or self.method
+        self.checkpoint = self._find_checkpoint(args)
+        self.content = None if self.checkpoint is None else checkpoint.read(self.checkpoint)
+        super().__init__(
+            MLPModule,
+            TextDataModule,
+            trainer_class=Trainer,
+            parser_class=Parser,
+            parser_kwargs={self.method: {"description": description}},
+            args=args,
+            seed_everything_default=42,
+            save_config_callback=None,  # `fit` saves it once the run has a folder
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # our settings are plain: what `__init__` receives is enough
+        )
+
+    def _find_checkpoint(self, args: list[str]) -> Path | None:
+        given = flag_values(args, "--ckpt_path")
+        if given:
+            last = runs.last_checkpoint(Path(given[-1]))
+            return last if self.method == "fit" and last.exists() else checkpoint.resolve(given[-1])
+        if self.method in NEEDS_CHECKPOINT and not {"-h", "--help", "--print_schema"} & {*args}:
+            raise CheckpointError(f"--ckpt_path: missing; {self.method} needs the checkpoint of a trained model")
+        return None
+
+    # -- parsing -------------------------------------------------------------------------------------------------
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one method that was asked for, and its arguments that are no flags."""
+        return {self.method: LightningCLI.subcommands()[self.method] | NO_FLAGS}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Links, our own flags, and a checkpoint's settings as defaults: config and command line win."""
+        assert isinstance(parser, Parser)
+        self.subparser = parser
+        parser.link_arguments("data.context_size", "model.context_size")
+        parser.link_arguments("data.vocab_size", "model.vocab_size", apply_on="instantiate")
+        parser.add_argument("--print_schema", action=PrintSchema)
+        self.allowed = {"seed_everything": SEED}
+        self.add_own_flags(parser)
+        for section, owner in SECTIONS.items():
+            self.allowed |= ranges(owner, section)
+        parser.show_ranges(self.allowed)
+        if self.content is not None:
+            known = {*parser.get_defaults().keys()}  # a generator, which the first miss would exhaust
+            parser.set_defaults({k: v for k, v in checkpoint.settings(self.content).items() if k in known})
+
+    def add_own_flags(self, parser: LightningArgumentParser) -> None:
+        """The flags beside those of trainer, model and data."""
+        does = "Resume the run of this checkpoint or run folder" if self.method == "fit" else "Checkpoint or run folder"
+        parser.add_argument("--ckpt_path", type=str | None, help=f"{does}; its settings are the defaults")
+        if self.method == "fit":
+            add_fit_flags(parser)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, then check all settings at once, before anything is seeded or read."""
+        self.subparser.prog = f"python -m mlp_lm {self.name}"
+        for section in SECTIONS:
+            if flag_values(args, f"--{section}"):  # jsonargparse would read a file of settings, unchecked
+                raise SettingsError(f"--{section}: a whole section; expected its settings one by one, or --config FILE")
+        configs = flag_values(args, "--config", "-c")
+        for path in configs:
+            check_config_file(path)
+        try:
+            self.config = parser.parse_args(args)
+            try:
+                parser.validate(self.config, False)  # `parse_args` takes a null in a config for any type
+            except TypeError as error:
+                parser.error(str(error))
+        except SettingsError as error:
+            of_config = re.search("does not accept option|Key must be a string|found null", str(error))
+            blame = f" (in {', '.join(configs)})" if configs and of_config else ""
+            raise SettingsError(f"{error}{blame}") from error
+        self.options = self.config[self.method]
+        # Out of LightningCLI's sight, which would let the checkpoint's settings win.
+        if (self.options.pop("ckpt_path", None) is None) != (self.checkpoint is None):
+            raise SettingsError("ckpt_path: found in a config, expected on the command line alone")
+        self.check_settings()
+
+    def check_settings(self) -> None:
+        """Raise SettingsError that names all settings which are out of range, at odds, or fixed by the checkpoint."""
+        settings = {f"{section}.{name}": v for section in SECTIONS for name, v in self.options[section].items()}
+        settings |= {name: self.options[name] for name in self.allowed if name in self.options}
+        check(settings, self.allowed)
+        self.settings = settings
+        if self.content is None or self.checkpoint is None:
+            return
+        if self.method == "fit":
+            check_resumable(self.checkpoint, self.content, settings, self.options["run_dir"])
+        else:
+            check_unchanged(settings, checkpoint.settings(self.content), FIXED_BY_WEIGHTS)
+
+    def before_instantiate_classes(self) -> None:
+        """An evaluation prints its losses; Lightning would write them to ./lightning_logs, too."""
+        if self.method != "fit" and self.options["trainer"]["logger"] is True:
+            self.options["trainer"]["logger"] = False
+
+    def after_instantiate_classes(self) -> None:
+        """Check the data before Lightning loads weights of perhaps another size; start the other processes, if any."""
+        if self.content is not None and self.checkpoint is not None:
+            checkpoint.check_same_data(self.checkpoint, self.content[checkpoint.DATA_KEY], self.datamodule.corpus)
+        if self.method == "predict" and self.trainer.world_size > 1:
+            raise SettingsError("trainer.devices: predict writes one file, in order, and takes one process on one node")
+        if self.method == "fit":
+            self.datamodule.check_shares(self.trainer.world_size)
+        self.trainer.start_processes()
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    def fit(self, **kwargs: Any) -> None:
+        """Make the run folder, train, report. The other commands write no run."""
+        trainer, data = self.trainer, self.datamodule
+        self.lock: FileLock | None = None
+        run_dir = trainer.by_first(self._open_run_folder)
+        checkpoints = Checkpoints(run_dir)
+        resume = ["fit", "--config", str(run_dir / runs.CONFIG), "--ckpt_path", str(checkpoints.last)]
+        added: list[Callback] = [
+            checkpoints,
+            StopOnSignal(checkpoints, shlex.join(["python", "-m", "mlp_lm", *resume])),
+        ]
+        try:
+            if self.options["trainer"]["logger"] is True:
+                # What a killed run has logged after its last checkpoint comes again; at step 0, all of it.
+                step = self.content["global_step"] if self.content else None
+                trainer.logger = TensorBoardLogger(
+                    run_dir, name="", version="", default_hp_metric=False, purge_step=step + 1 if step else step
+                )
+                # First: once a checkpoint is written, nothing of its step may be missing.
+                added.insert(0, TensorBoardExtras(checkpoints))
+            trainer.callbacks += added  # type: ignore[attr-defined]  # public, but not declared
+            trainer.set_threads(data.hparams["batch_size"], self.model.network.count_weights())
+            if trainer.is_global_zero:
+                print(self._summary(run_dir), flush=True)
+            with report_unwritable(run_dir):
+                trainer.fit(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
+            if trainer.is_global_zero:
+                self._report(run_dir, checkpoints)
+        finally:
+            if self.lock is not None:
+                if self.content is None and not checkpoints.last.exists():
+                    shutil.rmtree(run_dir, ignore_errors=True)  # nothing was trained
+                self.lock.release()
+
+    def _open_run_folder(self) -> Path:
+        """The folder of the run, locked, with its config.yaml."""
+        if self.checkpoint is not None:
+            run_dir = runs.run_folder(self.checkpoint)
+        elif self.options["run_dir"] is not None:
+            run_dir = runs.empty_folder(self.options["run_dir"], "run_dir")
+        else:
+            run_dir = runs.new_folder(self.run_name(), "version", "run_dir")
+        self.lock = runs.lock_run(run_dir)
+        (run_dir / runs.CHECKPOINTS).mkdir(exist_ok=True)
+        config = self.options.clone()
+        del config["run_dir"], config["config"]  # another run has a folder of its own
+        write_text(run_dir / runs.CONFIG, self.subparser.dump(config, skip_unset=False, skip_validation=True))
+        return run_dir
+
+    def run_name(self) -> str:
+        """The name of the folder in `runs`."""
+        return runs.run_name(str((self.options["config"] or [""])[0]), self.options["data"]["path"])
+
+    def _summary(self, run_dir: Path) -> str:
+        data = self.datamodule
+        windows = " / ".join(f"{len(getattr(data.corpus, split)):,}" for split in SPLITS)
+        several = f"; {self.trainer.world_size} processes" if self.trainer.world_size > 1 else ""
+        text = f"{data.source}: {windows} windows in {' / '.join(SPLITS)}, {data.vocab_size} tokens; run {run_dir}"
+        return text + several
+
+    def _report(self, run_dir: Path, checkpoints: Checkpoints) -> None:
+        # A checkpoint that was moved away from its run may have nothing left to train.
+        best = self.checkpoint if self.checkpoint and not checkpoints.best.exists() else checkpoints.best
+        report = build_report(
+            best,
+            self.model,
+            self.datamodule,
+            seconds=checkpoints.seconds,
+            first_step=self.content["global_step"] if self.content else 0,
+            steps=self.trainer.global_step,
+            with_test=self.options["report_test"],
+            seed=self.options["seed_everything"],
+        )
+        write_report(run_dir, report)
+        print(render(report, run_dir, best))
+
+    def validate(self, **kwargs: Any) -> None:
+        """Print the dev loss."""
+        self.trainer.validate(**kwargs, ckpt_path=self.checkpoint, verbose=False, weights_only=True)
+        self._print_loss("dev")
+
+    def test(self, **kwargs: Any) -> None:
+        """Print the test loss."""
+        self.trainer.test(**kwargs, ckpt_path=self.checkpoint, verbose=False, weights_only=True)
+        self._print_loss("test")
+
+    def _print_loss(self, split: str) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        loss, perplexity, bits = (
+            self.trainer.callback_metrics[f"{split}/{name}"].item() for name in ("loss", "perplexity", "bits_per_token")
+        )
+        tokens = len(self.datamodule.windows(split))
+        print(f"{split}: {loss:.4f} nats/token, perplexity {perplexity:.3f}, {bits:.4f} bits/token, {tokens:,} tokens")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write predictions.csv into the run folder: a row for each window of dev."""
+        assert self.checkpoint is not None
+        predicted = self.trainer.predict(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
+        path = runs.run_folder(self.checkpoint) / "predictions.csv"
+        header = ["context", "target", "nats", "predicted", "probability"]
+        batches = zip(predicted or [], self.datamodule.predict_dataloader(), strict=True)
+        write_csv(path, chain([header], self._prediction_rows(batches)))
+        print(f"predictions for {len(self.datamodule.windows('dev')):,} windows of dev: {path}")
+
+    def _prediction_rows(self, batches: Iterable[tuple[Any, Batch]]) -> Iterator[list[str]]:
+        show = self.datamodule.corpus.vocab.show
+        for predicted, windows in batches:
+            columns: Sequence[Tensor] = (*windows, *predicted)
+            for context, target, nats, best, probability in zip(*(c.tolist() for c in columns), strict=True):
+                yield ["".join(map(show, context)), show(target), f"{nats:.4f}", show(best), f"{probability:.4f}"]
+
+
+def check_resumable(path: Path, content: checkpoint.Content, settings: Settings, run_dir: str | None) -> None:
+    """Raise SettingsError if a run cannot be resumed with these settings, or would lose what it has reached.
+
+    Args:
+        path: The checkpoint to resume from.
+        content: What it holds.
+        settings: Of the run, as in a config.
+        run_dir: A folder that the user has named.
+    """
+    check_unchanged(settings, checkpoint.settings(content), FIXED_ON_RESUME)
+    if run_dir is not None:
+        raise SettingsError("run_dir: a resumed run stays in its own folder; leave out --run_dir")
+    step, limit, folder = content["global_step"], settings["trainer.max_steps"], runs.run_folder(path)
+    if step > limit:
+        raise SettingsError(f"trainer.max_steps: found {limit:,}, but the checkpoint is at step {step:,} already")
+    last = runs.last_checkpoint(folder)
+    if last.exists() and not path.samefile(last):
+        try:
+            reached = checkpoint.read(last)["global_step"]
+        except CheckpointError:  # what is left of a damaged run may be resumed
+            reached = -1
+        if reached > step:
+            raise SettingsError(
+                f"ckpt_path: {path} is at step {step:,}, but its run has reached step {reached:,}, which would be "
+                f"lost; resume {last}, or copy the file into a new folder and resume the copy"
+            )
+    if step == limit and (folder / runs.REPORT).exists():
+        raise SettingsError(
+            f"trainer.max_steps: found {limit:,}, where this run has ended; to train on, raise it, "
+            "and model.lr_decay_steps with it"
+        )
+
+
+@contextmanager
+def report_unwritable(run_dir: Path) -> Iterator[None]:
+    """Raise TrainingError for a run folder that is deleted, or a disk that is full, while the run is trained."""
+    shown = threading.excepthook
+    # TensorBoard's writer works in a thread, and raises its OSError once more in ours.
+    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else shown(args)
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise TrainingError(f"{run_dir}: cannot be written ({reason}); last.ckpt is as it was") from error
+    finally:
+        threading.excepthook = shown
+
+
+def silence() -> None:
+    """Drop what Lightning says that our own lines or config.yaml say already."""
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed", "fabric.utilities.distributed"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.trainer.connectors.signal_connector").setLevel(logging.WARNING)
+    # Evaluation writes no checkpoints; Lightning 2.6 calls what torch 2.13 deprecates; our losses are sums over all
+    # processes before they are logged.
+    for message in (
+        r".*callbacks used to create the checkpoint need to be provided",
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+        r"It is recommended to use `self\.log\(",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def run(args: list[str], description: str, cli: type[CLI] = CLI) -> None:
+    """Run one of LightningCLI's commands; `args` starts with the Trainer's method, `description` is for the help."""
+    silence()
+    try:
+        with report_lost_process():
+            cli([args[0], *configs_first(args[1:])], description)
+    except SIGTERMException:  # where `StopOnSignal` is not at work
+        raise Interrupted("SIGTERM: ended", exit_code=128 + signal.SIGTERM) from None

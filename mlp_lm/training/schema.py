@@ -1,0 +1,60 @@
+"""The settings of a config: the classes that they come from, and a JSON schema for editors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from mlp_lm.parsing import LINKED
+from mlp_lm.settings import ranges
+from mlp_lm.training.datamodule import TextDataModule
+from mlp_lm.training.module import MLPModule
+from mlp_lm.training.trainer import Trainer
+
+SECTIONS = {"data": TextDataModule, "model": MLPModule, "trainer": Trainer}
+
+
+def add_fit_flags(parser: ArgumentParser) -> None:
+    """The flags of `fit` alone."""
+    parser.add_argument("--run_dir", type=str | None, help="Folder of the run (default: runs/<config name>/version_N)")
+    parser.add_argument(
+        "--report_test", type=bool, default=True, help="Report the test loss too; false leaves test unread"
+    )
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON schema of a config: types, defaults, choices, descriptions and ranges of all settings."""
+    parser = ArgumentParser()
+    parser.add_argument(
+        "--seed_everything", type=int, default=42, help="Seed of weights, order of examples and samples"
+    )
+    add_fit_flags(parser)
+    parser.add_class_arguments(TextDataModule, "data")
+    parser.add_class_arguments(MLPModule, "model", skip={*LINKED})
+    objects = {"logger", "callbacks", "plugins", "strategy", "profiler"}  # of any class: too much to describe
+    parser.add_class_arguments(Trainer, "trainer", skip=objects, fail_untyped=False)
+    for name in sorted(objects):
+        parser.add_argument(f"--trainer.{name}", type=Any)
+    schema: dict[str, Any] = json.loads(parser.get_completion_script("jsonschema"))
+    for section, owner in SECTIONS.items():
+        properties = schema["properties"][section]["properties"]
+        for name, limits in ranges(owner).items():
+            if name in properties:
+                properties[name] |= limits.as_schema()
+    return schema
+
+
+class PrintSchema(argparse.Action):
+    """`--print_schema`: a JSON schema of configs, for editors."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
+        help_text = "Print a JSON schema of configs, for editors, and exit"
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help_text)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(json.dumps(config_schema(), indent=2))
+        parser.exit()

@@ -1,0 +1,242 @@
+"""Checkpoints and count files: whole or refused, never other weights in silence, and no code of theirs is run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mlp_lm import load
+from mlp_lm.cli import main
+from mlp_lm.errors import CheckpointError
+from mlp_lm.models import checkpoint
+from tests.conftest import Capture, error_of, fit
+
+FILES = ["best.ckpt", "counts.npz"]
+
+
+def log_probs(path: Path) -> Tensor:
+    """What the model in a file says, in every bit: log-probabilities after all pairs of the first tokens."""
+    model = load(path)
+    contexts = torch.cartesian_prod(torch.arange(5), torch.arange(10))  # (50, 2)
+    return model.log_probs(torch.nn.functional.pad(contexts, (model.context_size - 2, 0)))
+
+
+def is_refused(path: Path, expected: Tensor) -> bool:
+    """Whether a file that may be damaged is refused in one line; if it is not, it must say what it did before."""
+    try:
+        found = log_probs(path)
+    except CheckpointError as error:
+        assert str(error).startswith(str(path)) and "\n" not in str(error)
+        return True
+    assert torch.equal(found, expected)
+    return False
+
+
+def flip(content: bytes, bit: int) -> bytes:
+    damaged = bytearray(content)
+    damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+# -- damage --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file_is_refused_wherever_it_ends(name: str, good: dict[str, bytes], tmp_path: Path) -> None:
+    path, content = tmp_path / name, good[name]
+    path.write_bytes(content)
+    expected = log_probs(path)
+    for percent in range(100):
+        path.write_bytes(content[: len(content) * percent // 100])
+        assert is_refused(path, expected), percent
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_is_refused_or_changes_nothing(name: str, good: dict[str, bytes], tmp_path: Path) -> None:
+    path, content = tmp_path / name, good[name]
+    path.write_bytes(content)
+    expected = log_probs(path)
+    refused = 0
+    for bit in random.Random(1).sample(range(8 * len(content)), 200):
+        path.write_bytes(flip(content, bit))
+        refused += is_refused(path, expected)
+    assert refused > 50  # the others fell on padding, dates and what else a reader does not need
+
+
+def test_an_array_that_damage_hides_is_missed(good: dict[str, bytes], tmp_path: Path, capsys: Capture) -> None:
+    path, content = tmp_path / "counts.npz", good["counts.npz"]
+    name = content.rindex(b"level1_keys.npy")  # in the table of contents, where no checksum covers it
+    path.write_bytes(content[:name] + b"level3" + content[name + 6 :])  # one bit away
+    assert "counts.npz: damaged, or not a file of mlp_lm" in error_of(["sample", str(path)], capsys)
+
+
+def middle_of_weights(path: Path) -> int:
+    weights = checkpoint.read(path)["state_dict"]["network.hidden.0.weight"].numpy().tobytes()  # the largest tensor
+    return path.read_bytes().index(weights) + len(weights) // 2
+
+
+def middle_of_probs(path: Path) -> int:
+    with zipfile.ZipFile(path) as archive:
+        part = archive.getinfo("level3_probs.npy")
+    return path.read_bytes().index(b"level3_probs.npy", part.header_offset) + part.compress_size // 2
+
+
+@pytest.mark.parametrize(("name", "middle"), [("best.ckpt", middle_of_weights), ("counts.npz", middle_of_probs)])
+@pytest.mark.parametrize("bit", range(8))
+def test_a_flipped_bit_in_the_middle_of_weights_or_counts_is_refused(
+    name: str, middle: Callable[[Path], int], bit: int, good: dict[str, bytes], tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(good[name])
+    path.write_bytes(flip(good[name], 8 * middle(path) + bit))
+    assert f"{name}: damaged, or not a file of mlp_lm" in error_of(["sample", str(path)], capsys)
+
+
+# -- what other files hold -----------------------------------------------------------------------------------------
+
+
+class MakesFolder:
+    """A pickle of it makes a folder when it is read."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, ("made",)
+
+
+@pytest.mark.parametrize("name", ["objects.ckpt", "arrays.npz", "plain.ckpt", "legacy.ckpt"])
+def test_a_file_that_would_run_code_runs_none(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"mlp_lm": MakesFolder()}, "objects.ckpt")
+    torch.save({"mlp_lm": MakesFolder()}, "legacy.ckpt", _use_new_zipfile_serialization=False)
+    np.savez("arrays.npz", header=np.array('{"format_version": 2}'), level1_keys=np.array([MakesFolder()]))
+    Path("plain.ckpt").write_bytes(pickle.dumps(MakesFolder()))
+    for args in (["sample", name], ["validate", "--ckpt_path", name]):
+        message = error_of(args, capsys)
+        assert f"error: {name}: " in message
+        assert [word for word in ("pickle", "weights_only", "safe_globals") if word in message] == []
+    assert not Path("made").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lightning", "lightning: a checkpoint of another program; expected one that mlp_lm wrote"),
+        ("newer", "newer: format 99, but this mlp_lm reads 2; install a newer mlp_lm"),
+        ("older", "older: format 1, but this mlp_lm reads 2; train it again"),
+        ("text", "text: damaged, or not a file of mlp_lm"),
+        ("empty", "empty: damaged, or not a file of mlp_lm"),
+        ("missing", "missing: no such file; expected a checkpoint"),
+        ("folder", "folder: a folder without checkpoints/best.ckpt; expected a checkpoint or a run folder"),
+        ("https://example.org/best.ckpt", "no such file; expected a checkpoint (…/checkpoints/best.ckpt); download it"),
+        ("counts.npz", "counts.npz: a file of counts; expected the checkpoint of a network (.ckpt)"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_of_ours(
+    name: str,
+    expected: str,
+    good: dict[str, bytes],
+    best: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = checkpoint.read(best)
+    torch.save({"state_dict": content["state_dict"], "pytorch-lightning_version": "2.6.6"}, "lightning")
+    for file, version in (("newer", 99), ("older", 1)):
+        torch.save({**content, "mlp_lm": {**content["mlp_lm"], "format_version": version}}, file)
+    Path("folder").mkdir()
+    Path("text").write_text("anna\nbob\n")
+    Path("empty").touch()
+    Path("counts.npz").write_bytes(good["counts.npz"])
+    for args in (["validate", "--ckpt_path"], ["fit", "--ckpt_path"], ["ngram", "--mix"]):
+        assert expected in error_of([*args, name], capsys)
+    if name != "counts.npz":
+        assert expected in error_of(["sample", name], capsys)
+
+
+# -- what ours stand for -------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_stands_for_its_best_checkpoint(
+    run_dir: Path, best: Path, corpus_file: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    def output(*args: str) -> str:
+        assert main([*args]) == 0
+        return capsys.readouterr().out
+
+    assert torch.equal(log_probs(run_dir), log_probs(best))
+    assert output("sample", str(run_dir), "--seed=1") == output("sample", str(best), "--seed=1")
+    assert output("score", str(run_dir), str(corpus_file)) == output("score", str(best), str(corpus_file))
+    assert output("validate", "--ckpt_path", str(run_dir)) == output("validate", "--ckpt_path", str(best))
+    output("plot", str(run_dir), "--what=embeddings", f"--output={tmp_path / 'map.svg'}")
+
+
+def copy_of_run(run_dir: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A run folder whose two checkpoints hold something else."""
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("best.ckpt", "last.ckpt"):
+        content = checkpoint.read(run_dir / "checkpoints" / name)
+        change(content)
+        checkpoint.write(content, folder / "checkpoints" / name)
+    return folder
+
+
+def test_a_setting_that_an_older_checkpoint_lacks_takes_its_default(
+    run_dir: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    older = copy_of_run(run_dir, tmp_path / "older", lambda content: content["hyper_parameters"].pop("decay_all"))
+    same = copy_of_run(run_dir, tmp_path / "same", lambda content: None)
+    longer = ["--trainer.max_steps=15", "--model.lr_decay_steps=15"]
+    for run in (older, same):
+        assert main(["sample", str(run), "--seed=1", "--num=3"]) == 0
+        assert main(["validate", f"--ckpt_path={run}"]) == 0
+        capsys.readouterr()
+        assert main(["fit", f"--ckpt_path={run}", *longer]) == 0
+    resumed, expected = (checkpoint.read(run / "checkpoints" / "last.ckpt") for run in (older, same))
+    assert resumed["hyper_parameters"] == expected["hyper_parameters"] and resumed["global_step"] == 15
+    for name, weight in expected["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], weight)
+
+
+def test_a_checkpoint_works_from_another_folder(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(corpus_file, "items.txt")
+    fit("items.txt", Path("run"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["validate", "--ckpt_path=../run"]) == 0
+    assert main(["ngram", "--mix=../run", "--orders=2"]) == 0
+    assert main(["fit", "--ckpt_path=../run", "--trainer.max_steps=14", "--model.lr_decay_steps=14"]) == 0
+    assert checkpoint.read("../run/checkpoints/last.ckpt")["global_step"] == 14
+    assert list(Path().iterdir()) == []
+
+
+def test_a_checkpoint_of_other_data_or_of_another_network(
+    best: Path, corpus_file: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    def validate(*flags: str) -> str:
+        return error_of(["validate", "--ckpt_path", str(best), *flags], capsys)
+
+    (tmp_path / "other.txt").write_text(corpus_file.read_text().replace("a", "x"))
+    (tmp_path / "fewer.txt").write_text(corpus_file.read_text().partition("\n")[2])
+    assert "data.context_size: found 5, but the checkpoint has 3 (its weights" in validate("--data.context_size=5")
+    assert "model.hidden_dim: found 9, but the checkpoint has 16" in validate("--model.hidden_dim=9")
+    message = validate(f"--data.path={tmp_path / 'other.txt'}")
+    assert f"{best}: the data has other characters (with 'x'; without 'a') than" in message and "use `score`" in message
+    assert "has other items than" in validate(f"--data.path={tmp_path / 'fewer.txt'}")
+    assert "has the same items, but another split (unique, split_seed)" in validate("--data.split_seed=1")

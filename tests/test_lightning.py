@@ -1,0 +1,137 @@
+"""Lightning's own surface: what its users know works here, and what cannot is refused with the reason."""
+
+from __future__ import annotations
+
+import csv
+import signal
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import yaml
+
+from mlp_lm import load
+from mlp_lm.cli import main
+from mlp_lm.training.datamodule import TextDataModule
+from mlp_lm.training.module import MLPModule
+from mlp_lm.training.trainer import NOT_OURS
+from tests.conftest import Capture, error_of, fit, report, scalars, stop_at
+
+DIVERGING = ["--model.optimizer=sgd", "--model.dropout=0", "--model.lr_schedule=constant", "--model.learning_rate=30"]
+HANDWRITTEN = "gradients written by hand"
+
+
+# -- callbacks and loggers -----------------------------------------------------------------------------------------
+
+
+def test_early_stopping_by_flags_ends_a_diverging_run_with_a_report(corpus_file: Path, tmp_path: Path) -> None:
+    stopping = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=dev/loss"]
+    run = fit(corpus_file, tmp_path / "run", *DIVERGING, *stopping, "--trainer.callbacks.patience=1")
+    assert [step for step, _ in scalars(run)["dev/loss"]] == [5, 10]
+    assert report(run)["steps"] == 10 and report(run)["best_step"] == 5
+
+
+@pytest.mark.parametrize("step", [6, 9])  # saved at step 8, in the midst of an epoch of Lightning's, and at 10
+def test_early_stopping_by_config_also_ends_a_run_that_was_resumed(
+    step: int, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "dev/loss", "patience": 2}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [stopping]}}))
+    flags = [f"--config={tmp_path / 'config.yaml'}", "--trainer.max_steps=20", "--trainer.log_every_n_steps=4"]
+    with monkeypatch.context() as patch:
+        stop_at(step, signal.SIGTERM, patch)
+        run = fit(corpus_file, tmp_path / "run", *DIVERGING, *flags, expected=143)
+    assert main(["fit", f"--config={run / 'config.yaml'}", f"--ckpt_path={run}"]) == 0
+    assert [step for step, _ in scalars(run)["dev/loss"]] == [5, 10, 15]
+    assert report(run)["steps"] == 15
+
+
+def test_another_logger_gets_the_same_curves(run_dir: Path, corpus_file: Path, tmp_path: Path) -> None:
+    logger = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={tmp_path / 'csv'}"]
+    run = fit(corpus_file, tmp_path / "run", *logger, "--trainer.log_every_n_steps=4")
+    (path,) = (tmp_path / "csv").rglob("metrics.csv")
+    rows = [*csv.DictReader(path.open())]
+    for name in ("train/loss", "dev/loss"):
+        points = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+        torch.testing.assert_close(points, scalars(run_dir)[name], rtol=1e-6, atol=0)  # TensorBoard keeps float32
+    assert not [*run.glob("events.*")]
+
+
+# -- settings of Lightning's Trainer -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NOT_OURS)
+def test_a_setting_that_does_not_go_with_several_steps_a_call_is_refused_with_the_reason(
+    name: str, tmp_path: Path, capsys: Capture
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"trainer": {name: 1}}))
+    for args in (["fit", f"--trainer.{name}=1"], ["fit", "--config", str(config)]):
+        error = error_of(args, capsys)
+        assert f"trainer.{name}" in error and NOT_OURS[name] in error
+
+
+def test_what_is_refused_names_the_setting_to_use_instead(capsys: Capture) -> None:
+    assert error_of(["fit", "--trainer.limit_train_batches=2"], capsys).endswith("; use trainer.max_steps\n")
+    assert error_of(["fit", "--trainer.gradient_clip_val=1"], capsys).endswith("; lower model.learning_rate\n")
+    assert "the length of a run is trainer.max_steps" in error_of(["fit", "--trainer.max_epochs=3"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--trainer.accelerator=tpu", "mlp_lm fit: error: trainer: "),
+        ("--trainer.callbacks+=EarlyStopping", "EarlyStopping needs monitor; add --trainer.callbacks.monitor"),
+    ],
+)
+def test_what_lightning_cannot_do_is_one_line(
+    flag: str, expected: str, corpus_file: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    args = ["fit", f"--data.path={corpus_file}", f"--run_dir={tmp_path / 'run'}", flag]
+    assert expected in error_of(args, capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_detect_anomaly_turns_the_handwritten_step_off(corpus_file: Path, tmp_path: Path, capfd: Capture) -> None:
+    classic = ["--model.optimizer=sgd", "--model.dropout=0", "--trainer.max_steps=1"]
+    fit(corpus_file, tmp_path / "by hand", *classic)
+    assert HANDWRITTEN in capfd.readouterr().err
+    fit(corpus_file, tmp_path / "by autograd", *classic, "--trainer.detect_anomaly=true")
+    assert HANDWRITTEN not in capfd.readouterr().err
+
+
+def test_fast_dev_run_is_one_step_with_a_validation_and_a_report(corpus_file: Path, tmp_path: Path) -> None:
+    run = fit(corpus_file, tmp_path / "run", "--trainer.fast_dev_run=true")
+    assert report(run)["steps"] == report(run)["best_step"] == 1
+
+
+# -- our classes in other programs ---------------------------------------------------------------------------------
+
+
+def test_load_from_checkpoint_gives_the_network_that_load_gives(best: Path, corpus_file: Path) -> None:
+    contexts, _ = TextDataModule(str(corpus_file), context_size=3).windows("dev")[:]
+    module = MLPModule.load_from_checkpoint(best, weights_only=True).eval()
+    assert torch.equal(module.network.log_probs(contexts), load(best).log_probs(contexts))
+    assert module.hparams["hidden_dim"] == 16
+
+
+def test_load_from_checkpoint_gives_the_data(best: Path, corpus_file: Path) -> None:
+    data = TextDataModule.load_from_checkpoint(best, weights_only=True)
+    assert data.hparams["path"] == str(corpus_file) and data.hparams["context_size"] == 3
+    assert data.corpus.vocab.tokens == load(best).vocab.tokens
+    assert data.order_seed == 42
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, which `fit` drops
+def test_lightnings_trainer_fits_the_module_and_its_checkpoint_can_be_loaded(corpus_file: Path, tmp_path: Path) -> None:
+    data = TextDataModule(str(corpus_file), context_size=3, batch_size=100, steps_per_execution=4)
+    module = MLPModule(data.vocab_size, context_size=3, hidden_dim=16, lr_warmup_steps=0)
+    trainer = pl.Trainer(max_steps=19, accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    trainer.fit(module, data)
+    assert trainer.global_step == 19
+    assert trainer.current_epoch == 3  # of 9 whole batches from 966 windows, and one of the last step
+    assert trainer.callback_metrics["dev/loss"] < 2.3  # log 10: better than guessing
+    (path,) = tmp_path.rglob("*.ckpt")
+    contexts, _ = data.windows("dev")[:]
+    assert torch.equal(load(path).log_probs(contexts), module.eval().network.log_probs(contexts))
