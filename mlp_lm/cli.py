@@ -31,7 +31,7 @@ First steps:
   python -m mlp_lm sample runs/names/version_0
 """
 LESS_MEMORY = (
-    "what takes less: a smaller data.batch_size, model.hidden_dim or model.embedding_dim, a text with fewer distinct "
+    "use a smaller data.batch_size, model.hidden_dim or model.embedding_dim, a text with fewer distinct "
     "characters, for sample a smaller --num or --max_length"
 )
 

@@ -20,7 +20,7 @@ class TrainingError(MlpLmError):
 
 
 class LostProcessError(TrainingError):
-    """One of several processes that work together ended, or does not answer any more."""
+    """One of several processes that work together ended, or no longer answers."""
 
 
 class CheckpointError(MlpLmError):

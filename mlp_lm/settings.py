@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -69,8 +69,7 @@ def check(settings: Settings, allowed: Mapping[str, Range]) -> None:
         for name, value in settings.items()
         if name in allowed and value is not None and value not in allowed[name]
     ]
-    problems = problems or [problem for cross_check in CROSS_CHECKS if (problem := cross_check(settings))]
-    if problems:
+    if problems := problems or [*conflicts(settings)]:
         raise SettingsError("; ".join(problems))
 
 
@@ -98,10 +97,10 @@ FIXED_ON_RESUME = FIXED_BY_WEIGHTS | {
     "data.split_seed": "its split follows from it",
     "model.optimizer": "its optimizer has a state",
     "model.momentum": "its optimizer has a state",
-    "model.weight_decay": "a run is trained in one way",
-    "model.decay_all": "a run is trained in one way",
-    "model.dropout": "a run is trained in one way",
-    "trainer.precision": "a run is trained in one way",
+    "model.weight_decay": "changing it would be another run",
+    "model.decay_all": "changing it would be another run",
+    "model.dropout": "changing it would be another run",
+    "trainer.precision": "changing it would be another run",
 }
 
 
@@ -119,40 +118,20 @@ def check_unchanged(settings: Settings, trained_with: Settings, fixed: Mapping[s
 # -- what settings ask of each other -----------------------------------------------------------------------------------
 
 
-def _split_paths_go_together(settings: Settings) -> str | None:
-    names = ("data.train_path", "data.dev_path", "data.test_path")
-    missing = [name for name in names if settings.get(name) is None]
-    if 0 < len(missing) < len(names):
-        return f"{', '.join(missing)}: missing, expected all of {', '.join(names)} or none of them"
-    return None
-
-
-def _one_source_of_data(settings: Settings) -> str | None:
+def conflicts(settings: Settings) -> Iterator[str]:
+    """What is wrong with settings that are each in range."""
+    paths = ("data.train_path", "data.dev_path", "data.test_path")
+    missing = [name for name in paths if settings.get(name) is None]
+    if 0 < len(missing) < len(paths):
+        yield f"{', '.join(missing)}: missing, expected all of {', '.join(paths)} or none of them"
     if settings.get("data.train_path") is not None and settings.get("data.path", "names") != "names":
-        return "data.path: found beside data.train_path, expected one file to split or three that are split"
-    return None
-
-
-def _momentum_goes_with_sgd(settings: Settings) -> str | None:
+        yield "data.path: found beside data.train_path, expected one file to split or three that are split"
     if settings.get("model.momentum") and settings.get("model.optimizer", "sgd") != "sgd":
-        return f"model.momentum: found {settings['model.momentum']!r}, which only model.optimizer sgd has"
-    return None
-
-
-def _training_ends_with_the_cosine(settings: Settings) -> str | None:
+        yield f"model.momentum: found {settings['model.momentum']!r}, which only model.optimizer sgd has"
     horizon, max_steps = settings.get("model.lr_decay_steps"), settings.get("trainer.max_steps")
     ends_at_zero = settings.get("model.lr_schedule") == "cosine" and settings.get("model.lr_end_factor") == 0
     if ends_at_zero and horizon is not None and max_steps is not None and max_steps > horizon:
-        return (
+        yield (
             f"trainer.max_steps: found {max_steps:,}, but the learning rate is 0 from step {horizon:,} on; "
             f"raise --model.lr_decay_steps to {max_steps} as well"
         )
-    return None
-
-
-CROSS_CHECKS: tuple[Callable[[Settings], str | None], ...] = (
-    _split_paths_go_together,
-    _one_source_of_data,
-    _momentum_goes_with_sgd,
-    _training_ends_with_the_cosine,
-)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import random
@@ -47,6 +48,17 @@ def flip(content: bytes, bit: int) -> bytes:
     damaged = bytearray(content)
     damaged[bit // 8] ^= 1 << bit % 8
     return bytes(damaged)
+
+
+def test_an_entry_that_one_bit_marks_as_a_folder_is_refused(good: dict[str, bytes], tmp_path: Path) -> None:
+    # Torch would leave such a tensor unread, as whatever memory holds.
+    content, path = good["best.ckpt"], tmp_path / "best.ckpt"
+    entry = zipfile.ZipFile(io.BytesIO(content)).start_dir
+    while (entry := content.find(b"PK\x01\x02", entry)) >= 0:
+        path.write_bytes(flip(content, 8 * (entry + 38) + 4))  # its external attributes
+        with pytest.raises(CheckpointError, match="damaged"):
+            load(path)
+        entry += 1
 
 
 # -- damage --------------------------------------------------------------------------------------------------------

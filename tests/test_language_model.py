@@ -83,7 +83,7 @@ def test_only_new_gives_up_if_nothing_is_new_or_known_to_be() -> None:
 def test_a_prompt_is_normalised_as_the_corpus_is_and_must_be_known() -> None:
     lm = LanguageModel(Vocab.build("\u00e9"), 2, lambda c: torch.tensor([0.0, -math.inf]).expand(len(c), -1), 3)
     assert [s.text for s in sample(lm, prompt="e\u0301")] == ["\u00e9"]
-    with pytest.raises(DataError, match=re.escape("unknown tokens 'x', '.'; the model knows é")):
+    with pytest.raises(DataError, match=re.escape("unknown characters 'x', '.'; the model knows é")):
         sample(lm, prompt="éx.")
 
 

@@ -58,6 +58,33 @@ def test_another_logger_gets_the_same_curves(run_dir: Path, corpus_file: Path, t
     assert not [*run.glob("events.*")]
 
 
+def test_a_users_own_checkpoints_go_where_they_are_wanted(corpus_file: Path, tmp_path: Path) -> None:
+    own = [f"dirpath={tmp_path / 'own'}", "monitor=dev/loss", "filename=mine"]
+    flags = ["--trainer.callbacks+=ModelCheckpoint", *(f"--trainer.callbacks.{setting}" for setting in own)]
+    fit(corpus_file, tmp_path / "run", *flags)
+    assert load(tmp_path / "own" / "mine.ckpt").sample(1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["EMAWeightAveraging"], "EMAWeightAveraging; it counts calls of training_step"),
+        (["LearningRateMonitor"], "LearningRateMonitor; the learning rate is logged as lr"),
+        (["StochasticWeightAveraging", "swa_lrs=0.1"], "manual optimization cannot do it"),
+        (["ModelCheckpoint", "every_n_train_steps=15"], "every_n_train_steps of ModelCheckpoint: it counts calls"),
+        (["EarlyStopping", "monitor=dev_loss"], "dev_loss"),
+    ],
+)
+def test_a_callback_that_cannot_work_is_refused_in_one_line(
+    flags: list[str], reason: str, corpus_file: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    name, *settings = flags
+    flags = [f"--trainer.callbacks+={name}", *(f"--trainer.callbacks.{setting}" for setting in settings)]
+    fit(corpus_file, tmp_path / "run", *flags, expected=2)
+    (error,) = capfd.readouterr().err.splitlines()
+    assert reason in error
+
+
 # -- settings of Lightning's Trainer -------------------------------------------------------------------------------
 
 
@@ -99,11 +126,6 @@ def test_detect_anomaly_turns_the_handwritten_step_off(corpus_file: Path, tmp_pa
     assert HANDWRITTEN in capfd.readouterr().err
     fit(corpus_file, tmp_path / "by autograd", *classic, "--trainer.detect_anomaly=true")
     assert HANDWRITTEN not in capfd.readouterr().err
-
-
-def test_fast_dev_run_is_one_step_with_a_validation_and_a_report(corpus_file: Path, tmp_path: Path) -> None:
-    run = fit(corpus_file, tmp_path / "run", "--trainer.fast_dev_run=true")
-    assert report(run)["steps"] == report(run)["best_step"] == 1
 
 
 # -- our classes in other programs ---------------------------------------------------------------------------------

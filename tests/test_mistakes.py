@@ -50,7 +50,7 @@ def test_a_path_that_is_no_text(path: str, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (["sample", "FILE", "--prompt=Zoë"], "unknown tokens 'Z', 'ë'; the model knows a b c d e"),
+        (["sample", "FILE", "--prompt=Zoë"], "unknown characters 'Z', 'ë'; the model knows a b c d e"),
         (["sample", "FILE", "--prompt=anna", "--max_length=3"], "max_length must be at least 4, the length of"),
         (["score", "FILE", "nowhere.txt"], "nowhere.txt: no such file"),
         (["score", "FILE", __file__, "--skip_unknown"], "unknown characters in every item; the model knows a b c"),
@@ -72,7 +72,7 @@ def test_what_a_model_cannot_do(args: list[str], expected: str, best: Path, caps
     [
         (["--trainer.accelerator=tpu"], "trainer: "),
         (["--trainer.devices=0"], "trainer: "),
-        (["--trainer.limit_val_batches=0"], "trainer.limit_val_batches: found 0, but best.ckpt is chosen by dev loss"),
+        (["--trainer.limit_val_batches=0"], "limit_predict_batches must be above 0"),
         (["--trainer.devices=3"], "data.batch_size: found 1,024, expected a multiple of 3 processes"),
         (["--run_dir=s3://bucket/run"], "run_dir: found 's3://bucket/run', expected a folder on this machine"),
         (["--run_dir=mine"], "run_dir: mine is not empty; name a new folder"),
@@ -148,7 +148,7 @@ def test_a_run_that_is_being_trained_is_not_resumed(run_dir: Path, capsys: Captu
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (MemoryError(), "mlp_lm sample: error: out of memory; what takes less: a smaller data.batch_size"),
+        (MemoryError(), "mlp_lm sample: error: out of memory; use a smaller data.batch_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
         (UnicodeEncodeError("ascii", "é", 0, 1, "ordinal"), r"'\xe9' cannot be printed as ascii; set PYTHONUTF8=1"),
         (OSError(28, "No space left on device"), "No space left on device"),

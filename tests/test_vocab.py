@@ -18,9 +18,9 @@ def test_ids_are_the_places_of_the_sorted_tokens_after_the_boundary() -> None:
 
 
 def test_unknown_tokens_are_named_once_and_the_alphabet_is_listed() -> None:
-    with pytest.raises(DataError, match=re.escape("unknown tokens 'x', '7'; the model knows a b")):
+    with pytest.raises(DataError, match=re.escape("unknown characters 'x', '7'; the model knows a b")):
         Vocab.build("ab").encode("axb7x")
-    with pytest.raises(DataError, match=re.escape("unknown tokens '', '.';")):  # no text has the boundary
+    with pytest.raises(DataError, match=re.escape("unknown characters '', '.';")):  # no text has the boundary
         Vocab.build("ab").encode(["", "."])
 
 

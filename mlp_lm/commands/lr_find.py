@@ -133,8 +133,7 @@ class LrFind(cli.CLI):
         parser.add_argument(
             "--output_dir", type=str | None, help="Folder of the results (default: runs/<config name>/lr_find_N)"
         )
-        # The config.yaml of a run has it.
-        parser.add_argument("--report_test", type=bool, default=True, help=argparse.SUPPRESS)
+        parser.add_argument("--report_test", type=bool, default=True, help=argparse.SUPPRESS)  # config.yaml has it
         self.allowed |= {"min": positive, "max": positive, "steps": Range(100, 100_000)}
 
     def check_settings(self) -> None:

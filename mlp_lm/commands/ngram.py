@@ -108,6 +108,7 @@ def ngram(
         print(f"saved: {save}")
     if plot is not None:
         curves.save(curves.draw_orders([asdict(row) for row in rows]), plot)
+        print(f"saved: {plot}")
     if json is not None:
         write_json(json, report)
 

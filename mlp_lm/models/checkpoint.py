@@ -90,6 +90,8 @@ def _read(path: Path) -> Content:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():  # torch itself never looks at the checksums
                 raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+            if any(entry.external_attr & 0x10 for entry in archive.infolist()):  # torch takes it for a folder
+                raise zipfile.BadZipFile("an entry is marked as a folder, and would be read as what memory holds")
             is_counts = "header.npy" in archive.namelist()
         if is_counts:
             with np.load(path, allow_pickle=False) as file:
@@ -111,6 +113,8 @@ def _read(path: Path) -> Content:
         raise CheckpointError(f"{path}: damaged, or not a file of mlp_lm") from error
     if version is None:
         raise CheckpointError(f"{path}: a checkpoint of another program; expected one that mlp_lm wrote")
+    if not is_counts and DATA_KEY not in content:
+        raise CheckpointError(f"{path}: has no vocabulary, as it was trained without a TextDataModule")
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: format {version}, but this mlp_lm reads {FORMAT_VERSION}; install a newer mlp_lm"

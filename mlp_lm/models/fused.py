@@ -63,7 +63,7 @@ class FusedSGD:
         num_steps, batch_size, _ = contexts.shape
         ones = table.new_ones(batch_size)
         minus_ones = -ones.unsqueeze(1)  # (B, 1)
-        minus_one = table.new_full((), -1.0)  # made on the device: a CUDA graph cannot copy from the host
+        minus_one = table.new_full((), -1.0)
         ids = contexts.reshape(num_steps, -1).unbind()  # K times (B·T)
         log_probs = []
         for x, y, rate in zip(ids, targets.unsqueeze(-1).unbind(), learning_rates, strict=True):

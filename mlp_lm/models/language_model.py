@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
@@ -137,6 +138,8 @@ class LanguageModel:
             return []
         windows = Windows(encode(items, self.vocab), self.context_size)
         nats = [value for batch in self._token_nlls(windows) for value in batch.tolist()]
+        if any(math.isnan(value) for value in nats):
+            raise DataError("the model's probabilities are NaN; its training diverged, or the file is damaged")
         scores, first = [], 0
         for item in items:
             tokens = len(tokenize(item)) + 1

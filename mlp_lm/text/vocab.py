@@ -52,7 +52,7 @@ class Vocab:
         tokens = list(tokens)
         if unknown := self.unknown(tokens):
             raise DataError(
-                f"unknown {'token' if len(unknown) == 1 else 'tokens'} {', '.join(map(repr, unknown))}; "
+                f"unknown {'character' if len(unknown) == 1 else 'characters'} {', '.join(map(repr, unknown))}; "
                 f"the model knows {self.describe()}"
             )
         return [self._ids[token] for token in tokens]

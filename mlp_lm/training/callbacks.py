@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from tqdm import tqdm
 
-from mlp_lm.errors import Interrupted, TrainingError
+from mlp_lm.errors import CheckpointError, Interrupted, TrainingError
 from mlp_lm.models import checkpoint
 from mlp_lm.training.runs import REPORT, best_checkpoint, last_checkpoint
 
@@ -28,7 +28,8 @@ class AtomicCheckpointIO(CheckpointIO):
     def save_checkpoint(
         self, checkpoint_content: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """See `checkpoint.write`."""
+        """See `checkpoint.write`; the folder is made, which a user's ModelCheckpoint may need."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write(checkpoint_content, path)
 
     def load_checkpoint(
@@ -100,6 +101,8 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: Trainer, path: Path) -> None:
         """Write a checkpoint, and first what was logged until now, so that a resumed run's curves have no gap."""
+        if trainer.is_global_zero and not path.parent.is_dir():
+            raise CheckpointError(f"{path}: cannot be written, its run folder is gone")
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(path, weights_only=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import re
 import shlex
@@ -17,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -35,7 +37,7 @@ from mlp_lm.training.callbacks import Checkpoints, StopOnSignal
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.report import build_report, render, write_report
-from mlp_lm.training.schema import SECTIONS, PrintSchema, add_fit_flags
+from mlp_lm.training.schema import SECTIONS, PrintSchema, add_fit_flags, add_seed
 from mlp_lm.training.tensorboard import TensorBoardExtras
 from mlp_lm.training.trainer import NOT_OURS, Trainer, report_lost_process
 
@@ -72,7 +74,6 @@ class CLI(LightningCLI):
             parser_class=Parser,
             parser_kwargs={self.method: {"description": description}},
             args=args,
-            seed_everything_default=42,
             save_config_callback=None,  # `fit` saves it once the run has a folder
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # our settings are plain: what `__init__` receives is enough
@@ -81,7 +82,7 @@ class CLI(LightningCLI):
     def _find_checkpoint(self, args: list[str]) -> Path | None:
         given = flag_values(args, "--ckpt_path")
         if given:
-            last = runs.last_checkpoint(Path(given[-1]))
+            last = runs.last_checkpoint(Path(given[-1] or "''"))
             return last if self.method == "fit" and last.exists() else checkpoint.resolve(given[-1])
         if self.method in NEEDS_CHECKPOINT and not {"-h", "--help", "--print_schema"} & {*args}:
             raise CheckpointError(f"--ckpt_path: missing; {self.method} needs the checkpoint of a trained model")
@@ -109,12 +110,18 @@ class CLI(LightningCLI):
             known = {*parser.get_defaults().keys()}  # a generator, which the first miss would exhaust
             parser.set_defaults({k: v for k, v in checkpoint.settings(self.content).items() if k in known})
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The seed: a number, where LightningCLI would take booleans too."""
+        add_seed(parser)
+
     def add_own_flags(self, parser: LightningArgumentParser) -> None:
         """The flags beside those of trainer, model and data."""
         does = "Resume the run of this checkpoint or run folder" if self.method == "fit" else "Checkpoint or run folder"
         parser.add_argument("--ckpt_path", type=str | None, help=f"{does}; its settings are the defaults")
         if self.method == "fit":
             add_fit_flags(parser)
+        else:  # the config.yaml of a run has it
+            parser.add_argument("--report_test", type=bool, default=True, help=argparse.SUPPRESS)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then check all settings at once, before anything is seeded or read."""
@@ -129,7 +136,7 @@ class CLI(LightningCLI):
             self.config = parser.parse_args(args)
             try:
                 parser.validate(self.config, False)  # `parse_args` takes a null in a config for any type
-            except TypeError as error:
+            except (TypeError, ValueError) as error:
                 parser.error(str(error))
         except SettingsError as error:
             of_config = re.search("does not accept option|Key must be a string|found null", str(error))
@@ -145,6 +152,8 @@ class CLI(LightningCLI):
         """Raise SettingsError that names all settings which are out of range, at odds, or fixed by the checkpoint."""
         settings = {f"{section}.{name}": v for section in SECTIONS for name, v in self.options[section].items()}
         settings |= {name: self.options[name] for name in self.allowed if name in self.options}
+        if self.method != "fit":
+            del settings["trainer.max_steps"]  # which no horizon has to reach
         check(settings, self.allowed)
         self.settings = settings
         if self.content is None or self.checkpoint is None:
@@ -263,8 +272,9 @@ class CLI(LightningCLI):
         loss, perplexity, bits = (
             self.trainer.callback_metrics[f"{split}/{name}"].item() for name in ("loss", "perplexity", "bits_per_token")
         )
-        tokens = len(self.datamodule.windows(split))
-        print(f"{split}: {loss:.4f} nats/token, perplexity {perplexity:.3f}, {bits:.4f} bits/token, {tokens:,} tokens")
+        whole = self.trainer.limit_val_batches == self.trainer.limit_test_batches == 1
+        tokens = f"{len(self.datamodule.windows(split)):,} tokens" if whole else "of a part of the split"
+        print(f"{split}: {loss:.4f} nats/token, perplexity {perplexity:.3f}, {bits:.4f} bits/token, {tokens}")
 
     def predict(self, **kwargs: Any) -> None:
         """Write predictions.csv into the run folder: a row for each window of dev."""
@@ -272,7 +282,7 @@ class CLI(LightningCLI):
         predicted = self.trainer.predict(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
         path = runs.run_folder(self.checkpoint) / "predictions.csv"
         header = ["context", "target", "nats", "predicted", "probability"]
-        batches = zip(predicted or [], self.datamodule.predict_dataloader(), strict=True)
+        batches = zip(predicted or [], self.datamodule.predict_dataloader(), strict=False)  # fewer if limited
         write_csv(path, chain([header], self._prediction_rows(batches)))
         print(f"predictions for {len(self.datamodule.windows('dev')):,} windows of dev: {path}")
 
@@ -333,7 +343,7 @@ def report_unwritable(run_dir: Path) -> Iterator[None]:
 
 
 def silence() -> None:
-    """Drop what Lightning says that our own lines or config.yaml say already."""
+    """Silence what Lightning prints and our own lines or config.yaml already say."""
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed", "fabric.utilities.distributed"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.trainer.connectors.signal_connector").setLevel(logging.WARNING)
@@ -353,5 +363,11 @@ def run(args: list[str], description: str, cli: type[CLI] = CLI) -> None:
     try:
         with report_lost_process():
             cli([args[0], *configs_first(args[1:])], description)
+    except (MisconfigurationException, ModuleNotFoundError) as error:  # of a callback, for one
+        raise SettingsError(str(error)) from error
+    except RuntimeError as error:
+        if "which is not available" in str(error):  # what EarlyStopping monitors
+            raise SettingsError(f"trainer.callbacks: {error}") from error
+        raise
     except SIGTERMException:  # where `StopOnSignal` is not at work
         raise Interrupted("SIGTERM: ended", exit_code=128 + signal.SIGTERM) from None

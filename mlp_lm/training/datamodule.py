@@ -96,7 +96,7 @@ class TextDataModule(LightningDataModule):
         assert self.trainer is not None
         self.check_shares(self.trainer.world_size)
         if self.order_seed is None:
-            self.order_seed = torch.initial_seed()
+            self.order_seed = torch.initial_seed() % 2**32  # such as --seed_everything takes
         windows = self.windows("train")
         order = Order(len(windows), self.hparams["batch_size"], self.order_seed)
         return Chunks(windows, order, self.hparams["steps_per_execution"], self.trainer)

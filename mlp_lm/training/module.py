@@ -20,7 +20,7 @@ from mlp_lm.models.checkpoint import FORMAT_VERSION, KEY
 from mlp_lm.models.fused import FusedSGD
 from mlp_lm.models.metrics import NLL, token_nll
 from mlp_lm.models.network import MLP
-from mlp_lm.settings import COUNT, Range, check_section
+from mlp_lm.settings import COUNT, Range, check, check_section
 from mlp_lm.text.windows import Batch, Chunk
 from mlp_lm.training.optim import build_optimizer, learning_rate_at, set_learning_rate
 
@@ -90,9 +90,14 @@ class MLPModule(LightningModule):
         self.learning_rate_at: Callable[[int], float] | None = (
             None  # of a step, counted from 0; chosen when a fit starts
         )
-        self._dropout_seed = torch.initial_seed()
+        self._dropout_seed = torch.initial_seed() % 2**32
         self._fused: FusedSGD | None = None  # chosen when a fit starts
         self._losses: list[Tensor] = []  # of the steps since the last log point, (K,) for each call
+
+    def forward(self, contexts: Tensor) -> Tensor:
+        """Logits (B, V) for contexts (B, T)."""
+        logits: Tensor = self.network(contexts)
+        return logits
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -108,6 +113,7 @@ class MLPModule(LightningModule):
             if self.trainer.max_steps < 1:
                 raise SettingsError("model.lr_decay_steps: missing; a trainer without max_steps leaves no horizon")
             s["lr_decay_steps"] = self.trainer.max_steps
+        check({"trainer.max_steps": self.trainer.max_steps, **{f"model.{name}": s[name] for name in s}}, {})
         if self.learning_rate_at is None:
             self.learning_rate_at = partial(
                 learning_rate_at,

@@ -10,12 +10,17 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from mlp_lm.parsing import LINKED
-from mlp_lm.settings import ranges
+from mlp_lm.settings import SEED, ranges
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.trainer import Trainer
 
 SECTIONS = {"data": TextDataModule, "model": MLPModule, "trainer": Trainer}
+
+
+def add_seed(parser: ArgumentParser) -> None:
+    """The seed of a run."""
+    parser.add_argument("--seed_everything", type=int, default=42, help="Seed of weights, examples and samples")
 
 
 def add_fit_flags(parser: ArgumentParser) -> None:
@@ -29,9 +34,7 @@ def add_fit_flags(parser: ArgumentParser) -> None:
 def config_schema() -> dict[str, Any]:
     """The JSON schema of a config: types, defaults, choices, descriptions and ranges of all settings."""
     parser = ArgumentParser()
-    parser.add_argument(
-        "--seed_everything", type=int, default=42, help="Seed of weights, order of examples and samples"
-    )
+    add_seed(parser)
     add_fit_flags(parser)
     parser.add_class_arguments(TextDataModule, "data")
     parser.add_class_arguments(MLPModule, "model", skip={*LINKED})
@@ -40,6 +43,7 @@ def config_schema() -> dict[str, Any]:
     for name in sorted(objects):
         parser.add_argument(f"--trainer.{name}", type=Any)
     schema: dict[str, Any] = json.loads(parser.get_completion_script("jsonschema"))
+    schema["properties"]["seed_everything"] |= SEED.as_schema()
     for section, owner in SECTIONS.items():
         properties = schema["properties"][section]["properties"]
         for name, limits in ranges(owner).items():

@@ -13,7 +13,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from mlp_lm.figures import networks
 from mlp_lm.models.language_model import KnownItems, LanguageModel
 from mlp_lm.models.sampling import Sampling
 from mlp_lm.models.views import SATURATED
@@ -75,6 +74,8 @@ class TensorBoardExtras(Callback):
         """What is worth a look once."""
         if not trainer.is_global_zero:
             return
+        from mlp_lm.figures import networks  # here: most of a run does without
+
         step = trainer.global_step
         writer, data, module = _parts(trainer, pl_module)
         table = module.network.embedding.weight.detach().float().cpu().numpy()  # (V, E)

@@ -18,7 +18,19 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch import Trainer as LightningTrainer
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Checkpoint,
+    DeviceStatsMonitor,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
 from lightning.pytorch.loggers import Logger
 from torch.distributed import DistError
 
@@ -45,6 +57,17 @@ NOT_OURS = {
     "enable_checkpointing": "a run always keeps last.ckpt and best.ckpt",
     "use_distributed_sampler": "processes share out each batch by themselves",
     "reload_dataloaders_every_n_epochs": "the data never change during a run",
+    "fast_dev_run": f"{COUNTS_CALLS}; use a small trainer.max_steps",
+}
+CALLBACKS_NOT_OURS: dict[type[Callback], str] = {
+    WeightAveraging: COUNTS_CALLS,
+    DeviceStatsMonitor: COUNTS_CALLS,
+    LearningRateMonitor: "the learning rate is logged as lr",
+    LearningRateFinder: "use the command lr-find",
+    BatchSizeFinder: "set data.batch_size",
+    GradientAccumulationScheduler: NOT_OURS["accumulate_grad_batches"],
+    StochasticWeightAveraging: "manual optimization cannot do it",
+    Timer: "use trainer.max_time",
 }
 
 
@@ -102,6 +125,12 @@ class Trainer(LightningTrainer):
         if accelerator == "auto":  # Lightning would pick MPS on a Mac, which is slower than its CPU here
             accelerator = "cuda" if torch.cuda.is_available() else "cpu"
         callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks] if callbacks else []
+        for callback in callbacks:
+            for kind, reason in CALLBACKS_NOT_OURS.items():
+                if isinstance(callback, kind):
+                    raise SettingsError(f"trainer.callbacks: found {type(callback).__name__}; {reason}")
+            if isinstance(callback, ModelCheckpoint) and not callback.every_n_epochs:
+                raise SettingsError(f"trainer.callbacks: every_n_train_steps of ModelCheckpoint: {COUNTS_CALLS}")
         has_own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if enable_progress_bar and not has_own_bar and sys.stderr.isatty():
             callbacks.append(StepProgressBar())
@@ -133,12 +162,13 @@ class Trainer(LightningTrainer):
                 gradient_clip_algorithm=None,
                 use_distributed_sampler=False,
                 reload_dataloaders_every_n_epochs=0,
+                fast_dev_run=False,
                 **kwargs,
             )
         except (MisconfigurationException, ImportError, TypeError, ValueError, RuntimeError) as error:
             raise SettingsError(f"trainer: {error}") from error
-        if self.limit_val_batches == 0:
-            raise SettingsError("trainer.limit_val_batches: found 0, but best.ckpt is chosen by dev loss")
+        if 0 in (self.limit_val_batches, self.limit_test_batches, self.limit_predict_batches):
+            raise SettingsError("trainer.limit_val_batches, limit_test_batches, limit_predict_batches must be above 0")
         wanted = self.num_devices * self.num_nodes
         if TorchElasticEnvironment.detect() and (started := TorchElasticEnvironment().world_size()) != wanted:
             raise SettingsError(
