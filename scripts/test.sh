@@ -13,4 +13,4 @@ ruff format --check .
 ruff check .
 mypy
 if [ $# -eq 0 ]; then set -- -m ""; fi
-pytest "$@"
+pytest --numprocesses 2 "$@"

@@ -245,7 +245,7 @@ def test_predict_writes_a_row_for_each_window_of_dev(best: Path, run_dir: Path, 
     ("moment", "logger", "expected"),
     [
         ("on_validation_start", "true", "run: cannot be written (No such file"),
-        ("on_validation_start", "false", "run/checkpoints/best.ckpt: cannot be written (No such file"),
+        ("on_validation_start", "false", "run/checkpoints/best.ckpt: cannot be written, its run folder is gone"),
         ("on_train_end", "false", "run/checkpoints/best.ckpt: no such file"),
     ],
 )
