@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
+from torch.utils.data import DataLoader, TensorDataset
 
 from mlp_lm import load
 from mlp_lm.cli import main
@@ -157,3 +158,14 @@ def test_lightnings_trainer_fits_the_module_and_its_checkpoint_can_be_loaded(cor
     (path,) = tmp_path.rglob("*.ckpt")
     contexts, _ = data.windows("dev")[:]
     assert torch.equal(load(path).log_probs(contexts), module.eval().network.log_probs(contexts))
+
+
+def test_a_checkpoint_without_our_data_says_what_it_lacks(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
+    data = TextDataModule(str(corpus_file), context_size=3)
+    contexts, targets = data.windows("train")[:64]
+    one_chunk = DataLoader(TensorDataset(contexts[None], targets[None]))  # (1, 64, 3) and (1, 64)
+    trainer = pl.Trainer(max_steps=1, accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    trainer.fit(MLPModule(data.vocab_size, 3), one_chunk)
+    (path,) = tmp_path.rglob("*.ckpt")
+    capsys.readouterr()
+    assert "has no vocabulary, as it was trained without a TextDataModule" in error_of(["sample", str(path)], capsys)

@@ -128,12 +128,12 @@ class StopOnSignal(Callback):
         """`checkpoints` write `last.ckpt`; `resume_command` resumes from it."""
         self.checkpoints, self.resume_command = checkpoints, resume_command
         self.received: signal.Signals | None = None
-        self.previous: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over from Lightning, which would end a run between two log points."""
+        """Take over from Lightning, which would end a run between two log points; it restores all handlers itself."""
         if threading.current_thread() is threading.main_thread():  # the only one that may set handlers
-            self.previous = {signum: signal.signal(signum, self._note) for signum in (signal.SIGINT, signal.SIGTERM)}
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(signum)
@@ -150,12 +150,6 @@ class StopOnSignal(Callback):
         """Stop; the checkpoint has just been written."""
         if trainer.state.fn == "fit":
             self._stop_if_asked(trainer, save=False)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back to those who handled them before."""
-        for signum, handler in self.previous.items():
-            signal.signal(signum, handler)
-        self.previous = {}
 
     def _stop_if_asked(self, trainer: Trainer, save: bool) -> None:
         # All processes must stop at the same step, whichever of them was told to.

@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from mlp_lm.errors import CheckpointError, Interrupted, SettingsError, TrainingError
-from mlp_lm.files import write_csv, write_text
+from mlp_lm.files import write_csv, write_json, write_text
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
 from mlp_lm.settings import FIXED_BY_WEIGHTS, FIXED_ON_RESUME, SEED, Settings, check, check_unchanged, ranges
@@ -36,7 +36,7 @@ from mlp_lm.training import runs
 from mlp_lm.training.callbacks import Checkpoints, StopOnSignal
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
-from mlp_lm.training.report import build_report, render, write_report
+from mlp_lm.training.report import build_report, render
 from mlp_lm.training.schema import SECTIONS, PrintSchema, add_fit_flags, add_seed
 from mlp_lm.training.tensorboard import TensorBoardExtras
 from mlp_lm.training.trainer import NOT_OURS, Trainer, report_lost_process
@@ -253,7 +253,7 @@ class CLI(LightningCLI):
             with_test=self.options["report_test"],
             seed=self.options["seed_everything"],
         )
-        write_report(run_dir, report)
+        write_json(run_dir / runs.REPORT, report)  # which marks a finished run
         print(render(report, run_dir, best))
 
     def validate(self, **kwargs: Any) -> None:

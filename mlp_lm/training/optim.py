@@ -39,16 +39,8 @@ def learning_rate_at(
 ) -> float:
     """The learning rate of a step, counted from 0.
 
-    Args:
-        step: Steps taken so far.
-        learning_rate: The highest rate.
-        lr_schedule: `constant`; `step`: multiplied by `lr_end_factor` from step `lr_drop_at` · horizon on, rounded
-            (the lecture's schedule); `cosine`: half a cosine from `learning_rate` down to `lr_end_factor` of it
-            at the horizon (Loshchilov and Hutter 2017, without restarts).
-        lr_warmup_steps: Steps of linear growth at the start, whatever the schedule.
-        lr_decay_steps: The horizon; after it the rate stays as it is.
-        lr_drop_at: See `lr_schedule`.
-        lr_end_factor: See `lr_schedule`.
+    The arguments are those of `MLPModule`. `step` is the lecture's schedule, `cosine` that of Loshchilov and Hutter
+    (2017) without restarts; after the horizon, `lr_decay_steps`, the rate stays as it is.
     """
     rate = learning_rate * min(1.0, (step + 1) / (lr_warmup_steps + 1))
     if lr_schedule == "step" and step >= round(lr_drop_at * lr_decay_steps):

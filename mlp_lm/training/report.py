@@ -11,7 +11,6 @@ import lightning
 import torch
 
 from mlp_lm import __version__
-from mlp_lm.files import write_json
 from mlp_lm.models.checkpoint import language_model, read
 from mlp_lm.models.metrics import evaluate
 from mlp_lm.models.sampling import Sampling
@@ -20,7 +19,7 @@ from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.vocab import printable
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
-from mlp_lm.training.runs import REPORT, starred
+from mlp_lm.training.runs import starred
 
 NUM_SAMPLES = 10
 
@@ -44,9 +43,9 @@ def build_report(
         data: Its data.
         seconds: Wall time of training, over all fits of the run.
         first_step: Where this fit began; 0 unless it resumed a run.
-        steps: Steps of the whole run.
-        with_test: Read the test split too.
-        seed: Seed of the samples.
+        steps: Of the whole run.
+        with_test: Whether to read test.
+        seed: Of the samples.
     """
     content = read(checkpoint)
     model, best_step = language_model(content), content["global_step"]
@@ -118,8 +117,3 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
         f"  python -m mlp_lm test --ckpt_path {file}",
     ]
     return "\n".join(lines)
-
-
-def write_report(run_dir: Path, report: dict[str, Any]) -> None:
-    """Write report.json, which marks a finished run; whole or not at all."""
-    write_json(run_dir / REPORT, report)
