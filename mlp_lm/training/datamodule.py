@@ -59,6 +59,7 @@ class TextDataModule(LightningDataModule):
         for name in ("path", "train_path", "dev_path", "test_path"):  # so that a checkpoint works from any folder
             if self.hparams[name] not in (None, *DATASETS):
                 self.hparams[name] = str(resolve_path(self.hparams[name]).absolute())
+        self._windows: dict[str, Windows] = {}
         self.order_seed: int | None = None  # of the order of examples; from the checkpoint when a run is resumed
 
     @cached_property
@@ -77,15 +78,7 @@ class TextDataModule(LightningDataModule):
             self._windows[split] = Windows(getattr(self.corpus, split), self.hparams["context_size"])
         return self._windows[split]
 
-    @cached_property
-    def _windows(self) -> dict[str, Windows]:
-        return {}
-
     def batches(self, split: str) -> Batches:
-        """All windows of a split, whatever the number of processes."""
-        return Batches(self.windows(split), self.vocab_size)
-
-    def _own_batches(self, split: str) -> Batches:
         """This process's share of the windows of a split."""
         assert self.trainer is not None
         share = self.windows(split).share(self.trainer.global_rank, self.trainer.world_size)
@@ -108,15 +101,15 @@ class TextDataModule(LightningDataModule):
             raise SettingsError(f"data.batch_size: found {batch_size:,}, expected a multiple of {world_size} processes")
 
     def val_dataloader(self) -> Batches:
-        """The windows of dev, shared out among the processes."""
-        return self._own_batches("dev")
+        """The windows of dev."""
+        return self.batches("dev")
 
     def test_dataloader(self) -> Batches:
-        """The windows of test, shared out among the processes."""
-        return self._own_batches("test")
+        """The windows of test."""
+        return self.batches("test")
 
     def predict_dataloader(self) -> Batches:
-        """All windows of dev, in one process: test data is for `test` alone."""
+        """The windows of dev: test data is for `test` alone."""
         return self.batches("dev")
 
     # -- checkpoints ---------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from mlp_lm.models.sampling import Sampling
 from mlp_lm.text.corpus import SPLITS
 from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.vocab import printable
+from mlp_lm.text.windows import eval_batch_size
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.runs import starred
@@ -53,7 +54,7 @@ def build_report(
     losses = {}
     for split in ("dev", "test"):
         if split == "dev" or with_test:
-            nll = evaluate(model.log_probs, data.batches(split))
+            nll = evaluate(model.log_probs, data.windows(split).batches(eval_batch_size(data.vocab_size)))
             losses[split] = {
                 "nats_per_token": nll.nats_per_token,
                 "perplexity": nll.perplexity,

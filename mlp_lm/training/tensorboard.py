@@ -33,13 +33,21 @@ class TensorBoardExtras(Callback):
     def __init__(self, checkpoints: Checkpoints) -> None:
         """`checkpoints` know the lowest dev loss so far and the run's folder."""
         self.checkpoints = checkpoints
-        self._known_items: KnownItems | None = None  # made once: a set of all items of the corpus
+        self.model: LanguageModel | None = None  # follows the network while that is trained
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What does not change during training."""
         if not trainer.is_global_zero:
             return
         writer, data, module = _parts(trainer, pl_module)
+        hashes = data.facts["item_hashes"]
+        self.model = LanguageModel(
+            data.corpus.vocab,
+            data.hparams["context_size"],
+            log_probs=lambda contexts: module.network.log_probs(contexts.to(module.device)).cpu(),
+            longest_item=data.facts["longest_item"],
+            known_items=KnownItems(hashes) if hashes else None,
+        )
         writer.add_custom_scalars({"loss": {"train and dev": ["Multiline", ["train/loss", "dev/loss"]]}})
         config = (self.checkpoints.run_dir / CONFIG).read_text(encoding="utf-8")
         writer.add_text("config", _verbatim(config.splitlines()), trainer.global_step)
@@ -65,10 +73,10 @@ class TensorBoardExtras(Callback):
             for i, h in enumerate(module.network.activations(contexts.to(module.device))):
                 writer.add_histogram(f"activations/hidden.{i}", _thinned(h), step)
                 writer.add_scalar(f"saturated/hidden.{i}", (h.abs() > SATURATED).float().mean(), step)
-            model = self._language_model(module, data)
-            samples = model.sample(NUM_SAMPLES, Sampling(seed=0))
+            assert self.model is not None
+            samples = self.model.sample(NUM_SAMPLES, Sampling(seed=0))
             lines = _verbatim([starred(str(sample), sample.seen_in) for sample in samples])
-            writer.add_text("samples", f"{model.summary(samples)} (* = in the training set)\n\n{lines}", step)
+            writer.add_text("samples", f"{self.model.summary(samples)} (* = in the training set)\n\n{lines}", step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is worth a look once."""
@@ -83,15 +91,6 @@ class TensorBoardExtras(Callback):
         labels = [vocab.show(i) for i in range(len(vocab))]
         writer.add_figure("embedding map", networks.draw_embeddings(table, labels), step, close=False)
         writer.add_embedding(table, labels, tag="embedding", global_step=step)
-
-    def _language_model(self, module: MLPModule, data: TextDataModule) -> LanguageModel:
-        def log_probs(contexts: Tensor) -> Tensor:
-            return module.network.log_probs(contexts.to(module.device)).cpu()
-
-        if self._known_items is None and data.facts["item_hashes"] is not None:
-            self._known_items = KnownItems(data.facts["item_hashes"])
-        vocab, context_size = data.corpus.vocab, data.hparams["context_size"]
-        return LanguageModel(vocab, context_size, log_probs, data.facts["longest_item"], self._known_items)
 
 
 @contextmanager
