@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
@@ -85,38 +85,29 @@ def smooth(losses: Floats, width: float) -> Floats:
 
 
 class LossRecorder(Logger):
-    """Keeps the training curve in memory; at a log point after every step, that is the loss of each step."""
+    """Keeps the loss of each step (there is a log point after every one), and ends training once it blows up."""
 
     name, version = "lr_find", None
 
-    def __init__(self) -> None:
+    def __init__(self, trainer: Trainer, width: float) -> None:
+        """`width`: of the running mean that tells whether the loss blows up, in steps."""
         super().__init__()
+        self.trainer, self.width = trainer, width
         self.losses: list[float] = []
+        self.mean = self.lowest = 0.0
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Keep the loss of a step."""
-        self.losses.append(metrics["train/loss"])
+        loss = metrics["train/loss"]
+        if not self.losses:
+            self.mean = self.lowest = loss
+        self.losses.append(loss)
+        self.mean += (loss - self.mean) / self.width
+        self.lowest = min(self.lowest, self.mean)
+        self.trainer.should_stop = self.mean > BLOW_UP * self.lowest
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Keep no settings."""
-
-
-class StopAtBlowUp(Callback):
-    """Ends training when the running mean of the loss is BLOW_UP times its lowest value before."""
-
-    def __init__(self, recorder: LossRecorder, width: float) -> None:
-        """`width`: of the running mean, in steps."""
-        self.recorder, self.width = recorder, width
-        self.mean = self.lowest = 0.0
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Look at the loss of the last step."""
-        loss = self.recorder.losses[-1]
-        if trainer.global_step == 1:
-            self.mean = self.lowest = loss
-        self.mean += (loss - self.mean) / self.width
-        self.lowest = min(self.lowest, self.mean)
-        trainer.should_stop = self.mean > BLOW_UP * self.lowest
 
 
 class LrFind(cli.CLI):
@@ -159,18 +150,17 @@ class LrFind(cli.CLI):
         """Run the test, write its files, print minimum and suggestion."""
         steps = self.options["steps"]
         rates = np.geomspace(self.options["min"], self.options["max"], steps).tolist()
-        recorder, width = LossRecorder(), WIDTH * steps
+        recorder = LossRecorder(self.trainer, width=WIDTH * steps)
         self.trainer.loggers = [recorder]
-        self.trainer.callbacks.append(StopAtBlowUp(recorder, width))  # type: ignore[attr-defined]  # not declared
         self.trainer.limit_val_batches = 0  # dev is not read
         self.trainer.set_threads(self.datamodule.hparams["batch_size"], self.model.network.count_weights())
-        self.model.learning_rate_at = rates.__getitem__
+        self.model.learning_rate_at, self.model.hparams["lr_decay_steps"] = rates.__getitem__, steps
         try:
             self.trainer.fit(**kwargs)
         except TrainingError:  # NaN or infinite
             if not recorder.losses:
                 raise
-        test = evaluate(rates, recorder.losses, width)
+        test = evaluate(rates, recorder.losses, recorder.width)
         chosen = self.options["output_dir"]
         folder = runs.empty_folder(chosen, "output_dir") if chosen is not None else None
         folder = folder or runs.new_folder(self.run_name(), "lr_find", "output_dir")
