@@ -80,7 +80,7 @@ def test_the_loss_of_a_step_is_that_before_it(corpus_file: Path, tmp_path: Path)
 
 def test_schedule_and_intervals_play_no_part_but_weight_decay_does(corpus_file: Path, tmp_path: Path) -> None:
     one = lr_find(corpus_file, tmp_path / "one", *SGD)
-    schedule = ["--model.lr_schedule=step", "--model.lr_warmup_steps=50", "--model.lr_drop_at=0.1"]
+    schedule = ["--model.lr_schedule=cosine", "--model.lr_warmup_steps=50", "--model.lr_decay_steps=5"]
     schedule += [
         "--trainer.val_check_interval=3",
         "--trainer.log_every_n_steps=2",
