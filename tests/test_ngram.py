@@ -154,6 +154,10 @@ def test_levels_whose_discounts_cannot_be_estimated_are_named_once(tmp_path: Pat
     )
 
 
+def test_a_mixture_on_another_split_than_the_networks_is_refused(best: Path, capsys: Capture) -> None:
+    assert "has the same items, but another split" in error_of(["ngram", f"--mix={best}", "--split_seed=1"], capsys)
+
+
 def test_the_mixture_is_no_worse_than_its_parts_and_can_be_saved(
     best: Path, corpus_file: Path, corpus: Corpus, tmp_path: Path
 ) -> None:

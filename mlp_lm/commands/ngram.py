@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from inspect import signature
 from typing import Annotated, Any
 
 import numpy as np
@@ -81,12 +82,15 @@ def ngram(
         json: Write all figures to this file.
     """
     numbers = _orders(orders)
-    paths = {"path": path or "names", "train_path": train_path, "dev_path": dev_path, "test_path": test_path}
+    paths = {"path": path, "train_path": train_path, "dev_path": dev_path, "test_path": test_path}
     check_outputs([*paths.values(), mix], save=(save, (".npz",)), plot=(plot, PICTURES), json=(json, ()))
     data = {**paths, "unique": unique, "split_seed": split_seed, "max_item_length": max_item_length}
     content = checkpoint.read(mix) if mix is not None else None
-    if content is not None:
-        data = {**content["datamodule_hyper_parameters"], **({"path": path} if path else {})}
+    if content is not None:  # what differs from a default was given; another split is then refused below
+        defaults = signature(ngram).parameters
+        given = {name: value for name, value in data.items() if value != defaults[name].default}
+        data = {**content["datamodule_hyper_parameters"], **given}
+    data["path"] = data["path"] or "names"
     check({f"data.{name}": value for name, value in data.items()}, {})
     corpus = corpus_from_settings(data)
     if content is not None and mix is not None:

@@ -82,8 +82,9 @@ class CLI(LightningCLI):
     def _find_checkpoint(self, args: list[str]) -> Path | None:
         given = flag_values(args, "--ckpt_path")
         if given:
-            last = runs.last_checkpoint(Path(given[-1] or "''"))
-            return last if self.method == "fit" and last.exists() else checkpoint.resolve(given[-1])
+            last = runs.last_checkpoint(Path(given[-1]))
+            resumes = self.method == "fit" and given[-1] and last.exists()
+            return last if resumes else checkpoint.resolve(given[-1])
         if self.method in NEEDS_CHECKPOINT and not {"-h", "--help", "--print_schema"} & {*args}:
             raise CheckpointError(f"--ckpt_path: missing; {self.method} needs the checkpoint of a trained model")
         return None
@@ -347,7 +348,7 @@ def silence() -> None:
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed", "fabric.utilities.distributed"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.trainer.connectors.signal_connector").setLevel(logging.WARNING)
-    # Evaluation writes no checkpoints; Lightning 2.6 calls what torch 2.13 deprecates; our losses are sums over all
+    # Evaluation writes no checkpoints; Lightning 2.6 calls what torch 2.13 deprecates; our losses are means over all
     # processes before they are logged.
     for message in (
         r".*callbacks used to create the checkpoint need to be provided",

@@ -1,5 +1,5 @@
-"""A run's folder, `runs/<config name>/version_N/` with config.yaml, events, checkpoints and report.json; what it can be
-resumed with; its curves, read back. No torch: commands read runs too."""
+"""A run's folder, `runs/<config name>/version_N/` with config.yaml, events, checkpoints and report.json; its curves,
+read back. No torch: commands read runs too."""
 
 from __future__ import annotations
 
