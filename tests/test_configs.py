@@ -64,6 +64,7 @@ def readme_commands() -> list[list[str]]:
     return [line[3:] for line in words if line[:3] == ["python", "-m", "mlp_lm"]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("makemore")
 def test_every_command_of_the_readme_runs(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture

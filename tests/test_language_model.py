@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from mlp_lm.errors import DataError, SettingsError
-from mlp_lm.models.language_model import KnownItems, LanguageModel, Sample, Score, hash_items, total
+from mlp_lm.models.language_model import CorpusFacts, LanguageModel, Sample, Score, hash_items, total
 from mlp_lm.models.metrics import NLL
 from mlp_lm.models.sampling import Sampling
 from mlp_lm.text.vocab import Vocab
 
-KNOWN = KnownItems({"train": hash_items(["a", "aa"]), "dev": hash_items(["ab"]), "test": hash_items(["aa", "ba"])})
+KNOWN = CorpusFacts(3, {"train": hash_items(["a", "aa"]), "dev": hash_items(["ab"]), "test": hash_items(["aa", "ba"])})
 
 # Rows: after the boundary, after a, after b. Columns: end, a, b.
 TABLE = torch.tensor([[0.25, 0.5, 0.25], [0.5, 0.125, 0.375], [0.75, 0.25, 0.0]])
 
 
-def model(log_probs: Callable[[Tensor], Tensor], known_items: KnownItems | None = KNOWN) -> LanguageModel:
-    return LanguageModel(Vocab.build("ab"), 2, log_probs, longest_item=3, known_items=known_items)
+def model(log_probs: Callable[[Tensor], Tensor], facts: CorpusFacts = KNOWN) -> LanguageModel:
+    return LanguageModel(Vocab.build("ab"), 2, log_probs, facts)
 
 
 def always(*probs: float) -> LanguageModel:
@@ -64,7 +64,7 @@ def test_an_item_is_cut_at_twice_the_longest_of_train_or_as_requested(max_length
 def test_the_summary_counts_what_is_known_and_what_was_cut() -> None:
     found = [Sample("a", False, "train"), Sample("ab", False, "dev or test"), Sample("aaa", True, None)]
     assert BY_TABLE.summary(found) == "3 items: 1 in train, 1 in dev or test, 0 new, 1 cut at --max_length (…)"
-    unknown = model(BY_TABLE.log_probs, known_items=None)
+    unknown = model(BY_TABLE.log_probs, CorpusFacts(3, None))
     assert unknown.summary(unknown.sample(1)) == "1 item: which of them are new is not known"
 
 
@@ -77,11 +77,13 @@ def test_only_new_gives_up_if_nothing_is_new_or_known_to_be() -> None:
     assert sample(ENDS, 3, prompt="a", only_new=True) == []
     assert sample(NEVER_ENDS, 3, only_new=True) == []
     with pytest.raises(DataError, match="only_new: which items are new is not known"):
-        sample(model(BY_TABLE.log_probs, known_items=None), only_new=True)
+        sample(model(BY_TABLE.log_probs, CorpusFacts(3, None)), only_new=True)
 
 
 def test_a_prompt_is_normalised_as_the_corpus_is_and_must_be_known() -> None:
-    lm = LanguageModel(Vocab.build("\u00e9"), 2, lambda c: torch.tensor([0.0, -math.inf]).expand(len(c), -1), 3)
+    lm = LanguageModel(
+        Vocab.build("\u00e9"), 2, lambda c: torch.tensor([0.0, -math.inf]).expand(len(c), -1), CorpusFacts(3, None)
+    )
     assert [s.text for s in sample(lm, prompt="e\u0301")] == ["\u00e9"]
     with pytest.raises(DataError, match=re.escape("unknown characters 'x', '.'; the model knows é")):
         sample(lm, prompt="éx.")

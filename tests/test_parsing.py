@@ -75,7 +75,8 @@ def faults(value: Any, schema: dict[str, Any], name: str = "") -> Iterator[str]:
 
 @pytest.fixture
 def schema(capsys: Capture) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(printed(["fit", "--print_schema"], capsys))
+    assert main(["fit", "--print_schema"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
 

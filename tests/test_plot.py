@@ -13,7 +13,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type
 
 from mlp_lm.cli import main
 from mlp_lm.figures import curves
-from mlp_lm.models.language_model import LanguageModel
+from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.models.network import MLP
 from mlp_lm.models.views import activation_shares, next_token_probs
 from mlp_lm.text.vocab import Vocab
@@ -34,7 +34,7 @@ def counts(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_bigram_is_its_own_next_token_map() -> None:
     table = torch.tensor([[0.2, 0.8, 0.0], [0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])  # token 2 never comes
-    model = LanguageModel(Vocab(["", "a", "b"]), 2, lambda contexts: table[contexts[:, -1]].log(), longest_item=5)
+    model = LanguageModel(Vocab(["", "a", "b"]), 2, lambda contexts: table[contexts[:, -1]].log(), CorpusFacts(5, None))
     ids, probs = next_token_probs(model, num_items=50, max_tokens=10)
     assert ids == [0, 1, 2]
     np.testing.assert_allclose(probs[:2], table[:2].numpy(), rtol=1e-6)
@@ -48,7 +48,7 @@ def test_rows_are_averaged_over_the_contexts_before_the_last_token() -> None:
         end = (contexts == 1).all(1)
         return torch.stack([end, ~end], 1).double().log()
 
-    _, probs = next_token_probs(LanguageModel(Vocab(["", "a"]), 2, log_probs, longest_item=5), 7, 10)
+    _, probs = next_token_probs(LanguageModel(Vocab(["", "a"]), 2, log_probs, CorpusFacts(5, None)), 7, 10)
     assert probs.tolist() == [[0, 1], [0.5, 0.5]]
 
 

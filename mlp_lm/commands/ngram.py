@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from inspect import signature
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from mlp_lm.errors import SettingsError
 from mlp_lm.figures import curves
 from mlp_lm.files import PICTURES, check_outputs, write_json
 from mlp_lm.models import checkpoint
-from mlp_lm.models.language_model import Mixture, corpus_facts
+from mlp_lm.models.language_model import CorpusFacts, Mixture
 from mlp_lm.models.metrics import NLL, evaluate, token_nll
 from mlp_lm.models.network import MLP
 from mlp_lm.models.ngram import Counts, Level, NGramModel, Smoothing, add_k, count, modified_kneser_ney
@@ -104,11 +104,11 @@ def ngram(
     if content is not None:
         mixture, report["mixture"] = _mix(content, models[best], corpus, splits)
     elif test:
-        nll = _evaluate(models[best].log_probs, corpus, "test", rows[best].order - 1)
+        nll = _evaluate(models[best], corpus, "test")
         report["test"] = {"order": rows[best].order, "test": nll.nats_per_token}
-        print(f"test, order {rows[best].order}: {_figures(nll.nats_per_token)}")
+        print(f"test, order {rows[best].order}: {nll}")
     if save is not None:
-        checkpoint.save_counts(save, models[best], corpus.vocab, corpus_facts(corpus), mixture)
+        checkpoint.save_counts(save, models[best], corpus.vocab, CorpusFacts.of(corpus), mixture)
         print(f"saved: {save}")
     if plot is not None:
         curves.save(curves.draw_orders([asdict(row) for row in rows]), plot)
@@ -137,7 +137,7 @@ def _table(corpus: Corpus, orders: list[int], smoothing: Smoothing) -> tuple[lis
         levels, added, fallbacks = _smooth(counts, corpus, smoothing)
         model = NGramModel(levels, vocab_size)
         seconds = time.perf_counter() - start
-        train, dev = (_evaluate(model.log_probs, corpus, split, order - 1).nats_per_token for split in ("train", "dev"))
+        train, dev = (_evaluate(model, corpus, split).nats_per_token for split in ("train", "dev"))
         seen = len(np.unique(counts[-1].contexts))
         possible, parameters = vocab_size ** (order - 1), model.count_parameters()
         print(
@@ -176,16 +176,15 @@ def _smooth(
         return add_k(counts, vocab_size, 0.0), None, []
 
     def dev_loss(k: float) -> float:
-        model = NGramModel(add_k(counts, vocab_size, k), vocab_size)
-        return _evaluate(model.log_probs, corpus, "dev", len(counts) - 1).nats_per_token
+        return _evaluate(NGramModel(add_k(counts, vocab_size, k), vocab_size), corpus, "dev").nats_per_token
 
     best = min(ADDED, key=dev_loss)
     return add_k(counts, vocab_size, best), best, []
 
 
-def _evaluate(log_probs: Callable[[Tensor], Tensor], corpus: Corpus, split: str, context_size: int) -> NLL:
-    windows = Windows(getattr(corpus, split), max(context_size, 1))
-    return evaluate(log_probs, windows.batches(eval_batch_size(len(corpus.vocab))))
+def _evaluate(model: NGramModel, corpus: Corpus, split: str) -> NLL:
+    windows = Windows(getattr(corpus, split), model.context_size)
+    return evaluate(model.log_probs, windows.batches(eval_batch_size(len(corpus.vocab))))
 
 
 def _mix(
@@ -204,7 +203,7 @@ def _mix(
     print(f"\nmixture: {weight:.2f} network + {1 - weight:.2f} counts of order {counts.order}, chosen on dev")
     for name, share in {"network": 1.0, "counts": 0.0, "mixture": weight}.items():
         report[name] = {split: loss(split, share) for split in splits}
-        print(f"  {name:<8} " + "; ".join(f"{split} {_figures(nats)}" for split, nats in report[name].items()))
+        print(f"  {name:<8} " + "; ".join(f"{split} {NLL(nats, tokens=1)}" for split, nats in report[name].items()))
     return Mixture(network, context_size, counts, weight), report
 
 
@@ -213,13 +212,9 @@ def _target_probs(
     network: MLP, context_size: int, counts: NGramModel, corpus: Corpus, split: str
 ) -> tuple[Tensor, Tensor]:
     """The probabilities (N,), float64, that the network and the counts give to the targets of a split."""
-    windows = Windows(getattr(corpus, split), max(context_size, counts.order - 1))
+    windows = Windows(getattr(corpus, split), max(context_size, counts.context_size))
     by_network, by_counts = [], []
     for contexts, targets in windows.batches(eval_batch_size(len(corpus.vocab))):
         by_network.append(token_nll(network.log_probs(contexts[:, -context_size:]).double(), targets))
         by_counts.append(token_nll(counts.log_probs(contexts), targets))
     return (-torch.cat(by_network)).exp(), (-torch.cat(by_counts)).exp()
-
-
-def _figures(nats_per_token: float) -> str:
-    return f"{nats_per_token:.4f} nats/token, perplexity {np.exp(nats_per_token):.3f}"

@@ -42,10 +42,9 @@ def score(file: str, items: str, output: str | None = None, skip_unknown: bool =
         csv.writer(sys.stdout, lineterminator="\n").writerows(_rows(scores, loss))
         sys.stdout.flush()
     skipped = len(lines) - len(known)
-    in_train = sum(model.known_items.find(s.item) == "train" for s in scores) if model.known_items else 0
+    in_train = sum(model.facts.find(s.item) == "train" for s in scores)
     print(
-        f"{counted(len(scores), 'item')}, {counted(loss.tokens, 'token')}: {loss.nats_per_token:.4f} nats/token, "
-        f"perplexity {loss.perplexity:.3f}, {loss.bits_per_token:.4f} bits/token"
+        f"{counted(len(scores), 'item')}, {counted(loss.tokens, 'token')}: {loss}"
         + (f"; {in_train:,} of them {'is' if in_train == 1 else 'are'} in the training set" if in_train else "")
         + (f"; {counted(skipped, 'item')} with unknown characters left out" if skipped else ""),
         file=sys.stderr,

@@ -36,7 +36,7 @@ import torch
 
 from mlp_lm.errors import CheckpointError
 from mlp_lm.files import write_atomically
-from mlp_lm.models.language_model import CorpusFacts, KnownItems, LanguageModel, Mixture, hash_items
+from mlp_lm.models.language_model import CorpusFacts, LanguageModel, Mixture, hash_items
 from mlp_lm.models.network import ARCHITECTURE, MLP
 from mlp_lm.models.ngram import Level, NGramModel
 from mlp_lm.text.corpus import SPLITS, Corpus
@@ -164,8 +164,7 @@ def language_model(content: Content) -> LanguageModel:
         vocab=Vocab(data["vocab"]),
         context_size=context_size,
         log_probs=network.log_probs,
-        longest_item=data["longest_item"],
-        known_items=KnownItems(data["item_hashes"]) if data["item_hashes"] else None,
+        facts=CorpusFacts(data["longest_item"], data["item_hashes"]),
         network=network,
     )
 
@@ -219,12 +218,12 @@ def save_counts(
         "format_version": FORMAT_VERSION,
         "vocab": vocab.tokens,
         "order": model.order,
-        "longest_item": facts["longest_item"],
+        "longest_item": facts.longest_item,
     }
     arrays: dict[str, Any] = {}
     for k, level in enumerate(model.levels, start=1):
         arrays |= {f"level{k}_{name}": getattr(level, name) for name in ("keys", "probs", "backoff")}
-    for split, hashes in (facts["item_hashes"] or {}).items():
+    for split, hashes in (facts.item_hashes or {}).items():
         arrays[f"item_hashes_{split}"] = hashes.numpy()
     if mixture is not None:
         network = {name: getattr(mixture.network, name) for name in ARCHITECTURE}
@@ -245,7 +244,7 @@ def _language_model_of_counts(content: Content) -> LanguageModel:
     ]
     counts = NGramModel(levels, len(vocab))
     hashes = {s: torch.from_numpy(content[f"item_hashes_{s}"]) for s in SPLITS if f"item_hashes_{s}" in content}
-    log_probs, context_size, network = counts.log_probs, max(order - 1, 1), None
+    log_probs, context_size, network = counts.log_probs, counts.context_size, None
     if "network" in header:
         prefix = "network_"
         weights = {n.removeprefix(prefix): torch.from_numpy(a) for n, a in content.items() if n.startswith(prefix)}
@@ -256,7 +255,6 @@ def _language_model_of_counts(content: Content) -> LanguageModel:
         vocab=vocab,
         context_size=context_size,
         log_probs=log_probs,
-        longest_item=header["longest_item"],
-        known_items=KnownItems(hashes) if hashes else None,
+        facts=CorpusFacts(header["longest_item"], hashes or None),
         network=network,
     )

@@ -6,7 +6,8 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -62,8 +63,7 @@ class LanguageModel:
     vocab: Vocab
     context_size: int
     log_probs: Callable[[Tensor], Tensor]  # contexts (B, T) int64 to log-probabilities (B, V)
-    longest_item: int  # tokens of the longest item of train
-    known_items: KnownItems | None = None  # None if the corpus had too many to keep
+    facts: CorpusFacts
     network: MLP | None = None  # None if there are only counts
 
     def __repr__(self) -> str:
@@ -78,12 +78,12 @@ class LanguageModel:
         """
         sampling = sampling or Sampling()
         prompt = self.vocab.encode(tokenize(sampling.prompt))
-        max_length = sampling.max_length or max(min(2 * self.longest_item, MAX_LENGTH), len(prompt))
+        max_length = sampling.max_length or max(min(2 * self.facts.longest_item, MAX_LENGTH), len(prompt))
         if len(prompt) > max_length:
             raise SettingsError(
                 f"max_length must be at least {len(prompt)}, the length of the prompt (got {max_length})"
             )
-        if sampling.only_new and self.known_items is None:
+        if sampling.only_new and self.facts.item_hashes is None:
             raise DataError("only_new: which items are new is not known; the model's corpus was too large to keep them")
         generator = torch.Generator()
         _ = generator.seed() if sampling.seed is None else generator.manual_seed(sampling.seed)
@@ -104,7 +104,7 @@ class LanguageModel:
                 batch_size=min(4096, eval_batch_size(len(self.vocab))),
             ):
                 text = detokenize(self.vocab.decode(ids))
-                seen_in = self.known_items.find(text) if self.known_items and not cut else None
+                seen_in = None if cut else self.facts.find(text)
                 if not sampling.only_new or seen_in == "new":
                     samples.append(Sample(text, cut, seen_in))
         return samples[:num]
@@ -115,7 +115,7 @@ class LanguageModel:
         counts = (
             f"{seen.count('train'):,} in train, {seen.count('dev or test'):,} in dev or test, {seen.count('new'):,} new"
         )
-        known = counts if self.known_items is not None else "which of them are new is not known"
+        known = counts if self.facts.item_hashes is not None else "which of them are new is not known"
         cut = sum(sample.cut for sample in samples)
         return f"{counted(len(samples), 'item')}: {known}" + (f", {cut:,} cut at --max_length (…)" if cut else "")
 
@@ -175,21 +175,32 @@ def total(scores: Sequence[Score]) -> NLL:
 # -- what a model keeps of its corpus ----------------------------------------------------------------------------------
 
 
-class CorpusFacts(TypedDict):
-    """`item_hashes` of each split, sorted int64, or None if there are too many; `longest_item` of train, in tokens."""
-
-    item_hashes: dict[str, Tensor] | None
-    longest_item: int
-
-
-def corpus_facts(corpus: Corpus) -> CorpusFacts:
+@dataclass(frozen=True)
+class CorpusFacts:
     """What a model keeps of its corpus."""
-    lengths = {split: item_lengths(getattr(corpus, split)) for split in SPLITS}
-    few = sum(map(len, lengths.values())) <= MAX_KNOWN_ITEMS
-    return {
-        "item_hashes": {split: hash_items(corpus.items(split)) for split in SPLITS} if few else None,
-        "longest_item": int(lengths["train"].max()),
-    }
+
+    longest_item: int  # of train, in tokens
+    item_hashes: Mapping[str, Tensor] | None  # of each split, sorted int64; None beyond MAX_KNOWN_ITEMS
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> CorpusFacts:
+        """The facts of a corpus."""
+        lengths = {split: item_lengths(getattr(corpus, split)) for split in SPLITS}
+        few = sum(map(len, lengths.values())) <= MAX_KNOWN_ITEMS
+        hashes = {split: hash_items(corpus.items(split)) for split in SPLITS} if few else None
+        return cls(int(lengths["train"].max()), hashes)
+
+    def find(self, item: str) -> SeenIn | None:
+        """Where an item occurs; None if that is not known."""
+        return self._seen_in.get(_item_hash(item), "new") if self.item_hashes is not None else None
+
+    @cached_property
+    def _seen_in(self) -> dict[int, SeenIn]:
+        assert self.item_hashes is not None
+        seen_in: dict[int, SeenIn] = {}
+        for split, where in (("dev", "dev or test"), ("test", "dev or test"), ("train", "train")):
+            seen_in |= dict.fromkeys(self.item_hashes[split].tolist(), where)
+        return seen_in
 
 
 def hash_items(items: Iterable[str]) -> Tensor:
@@ -200,18 +211,3 @@ def hash_items(items: Iterable[str]) -> Tensor:
 def _item_hash(item: str) -> int:
     """64 bits of BLAKE2b, signed. Two of a million items share a hash once in some 40 million corpora."""
     return int.from_bytes(hashlib.blake2b(item.encode(), digest_size=8).digest(), "little", signed=True)
-
-
-class KnownItems:
-    """Tells whether an item is in train, in dev or test, or in neither."""
-
-    def __init__(self, item_hashes: Mapping[str, Tensor]) -> None:
-        """`item_hashes`: of each split, as in `CorpusFacts`."""
-        held_out: SeenIn = "dev or test"
-        train: SeenIn = "train"
-        self._seen_in = dict.fromkeys([h for split in ("dev", "test") for h in item_hashes[split].tolist()], held_out)
-        self._seen_in |= dict.fromkeys(item_hashes["train"].tolist(), train)
-
-    def find(self, item: str) -> SeenIn:
-        """Where the model has met an item."""
-        return self._seen_in.get(_item_hash(item), "new")

@@ -38,6 +38,17 @@ class NLL:
         """exp(loss): as uncertain as a fair choice among so many tokens. Infinite where exp overflows."""
         return math.inf if self.nats_per_token > 709 else math.exp(self.nats_per_token)
 
+    def __str__(self) -> str:
+        return (
+            f"{self.nats_per_token:.4f} nats/token, perplexity {self.perplexity:.3f}, "
+            f"{self.bits_per_token:.4f} bits/token"
+        )
+
+    def as_dict(self) -> dict[str, float]:
+        """The figures by name."""
+        names = ("nats_per_token", "perplexity", "bits_per_token", "tokens")
+        return {name: getattr(self, name) for name in names}
+
 
 def token_nll(log_probs: Tensor, targets: Tensor) -> Tensor:
     """The negative log-probability of each target: (…, V) and (…) to (…), in nats."""

@@ -106,6 +106,11 @@ class NGramModel:
         """n: the largest number of tokens in a k-gram, its target included."""
         return len(self.levels)
 
+    @property
+    def context_size(self) -> int:
+        """T, at least 1, as windows have a context."""
+        return max(self.order - 1, 1)
+
     def count_parameters(self) -> int:
         """How many numbers the model stores: a probability for each k-gram, a backoff for each context."""
         return sum(len(level.probs) + len(level.backoff) for level in self.levels)

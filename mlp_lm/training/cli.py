@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import re
 import shlex
@@ -28,6 +29,7 @@ from torch import Tensor
 from mlp_lm.errors import CheckpointError, Interrupted, SettingsError, TrainingError
 from mlp_lm.files import write_csv, write_json, write_text
 from mlp_lm.models import checkpoint
+from mlp_lm.models.metrics import NLL
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
 from mlp_lm.settings import FIXED_BY_WEIGHTS, FIXED_ON_RESUME, SEED, Settings, check, check_unchanged, ranges
 from mlp_lm.text.corpus import SPLITS
@@ -37,7 +39,7 @@ from mlp_lm.training.callbacks import Checkpoints, StopOnSignal
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.report import build_report, render
-from mlp_lm.training.schema import SECTIONS, PrintSchema, add_fit_flags, add_seed
+from mlp_lm.training.schema import SECTIONS, add_fit_flags, add_seed, config_schema
 from mlp_lm.training.tensorboard import TensorBoardExtras
 from mlp_lm.training.trainer import NOT_OURS, Trainer, report_lost_process
 
@@ -85,7 +87,7 @@ class CLI(LightningCLI):
             last = runs.last_checkpoint(Path(given[-1]))
             resumes = self.method == "fit" and given[-1] and last.exists()
             return last if resumes else checkpoint.resolve(given[-1])
-        if self.method in NEEDS_CHECKPOINT and not {"-h", "--help", "--print_schema"} & {*args}:
+        if self.method in NEEDS_CHECKPOINT and not {"-h", "--help"} & {*args}:
             raise CheckpointError(f"--ckpt_path: missing; {self.method} needs the checkpoint of a trained model")
         return None
 
@@ -101,7 +103,6 @@ class CLI(LightningCLI):
         self.subparser = parser
         parser.link_arguments("data.context_size", "model.context_size")
         parser.link_arguments("data.vocab_size", "model.vocab_size", apply_on="instantiate")
-        parser.add_argument("--print_schema", action=PrintSchema)
         self.allowed = {"seed_everything": SEED}
         self.add_own_flags(parser)
         for section, owner in SECTIONS.items():
@@ -121,6 +122,8 @@ class CLI(LightningCLI):
         parser.add_argument("--ckpt_path", type=str | None, help=f"{does}; its settings are the defaults")
         if self.method == "fit":
             add_fit_flags(parser)
+            schema = "Print a JSON schema of configs, for editors, and exit"
+            parser.add_argument("--print_schema", action="store_true", default=argparse.SUPPRESS, help=schema)
         else:  # the config.yaml of a run has it
             parser.add_argument("--report_test", type=bool, default=True, help=argparse.SUPPRESS)
 
@@ -270,12 +273,10 @@ class CLI(LightningCLI):
     def _print_loss(self, split: str) -> None:
         if not self.trainer.is_global_zero:
             return
-        loss, perplexity, bits = (
-            self.trainer.callback_metrics[f"{split}/{name}"].item() for name in ("loss", "perplexity", "bits_per_token")
-        )
+        nll = NLL(self.trainer.callback_metrics[f"{split}/loss"].item(), tokens=1)
         whole = self.trainer.limit_val_batches == self.trainer.limit_test_batches == 1
         tokens = f"{len(self.datamodule.windows(split)):,} tokens" if whole else "of a part of the split"
-        print(f"{split}: {loss:.4f} nats/token, perplexity {perplexity:.3f}, {bits:.4f} bits/token, {tokens}")
+        print(f"{split}: {nll}, {tokens}")
 
     def predict(self, **kwargs: Any) -> None:
         """Write predictions.csv into the run folder: a row for each window of dev."""
@@ -360,6 +361,8 @@ def silence() -> None:
 
 def run(args: list[str], description: str, cli: type[CLI] = CLI) -> None:
     """Run one of LightningCLI's commands; `args` starts with the Trainer's method, `description` is for the help."""
+    if "--print_schema" in args:
+        return print(json.dumps(config_schema(), indent=2))
     silence()
     try:
         with report_lost_process():

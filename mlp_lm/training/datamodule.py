@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 from mlp_lm.errors import SettingsError
 from mlp_lm.models.checkpoint import check_same_data
-from mlp_lm.models.language_model import CorpusFacts, corpus_facts
+from mlp_lm.models.language_model import CorpusFacts
 from mlp_lm.settings import COUNT, SEED, Range, check_section
 from mlp_lm.text.corpus import Corpus, corpus_from_settings
 from mlp_lm.text.datasets import DATASETS, resolve_path
@@ -120,7 +120,8 @@ class TextDataModule(LightningDataModule):
             "vocab": self.corpus.vocab.tokens,
             "fingerprint": self.corpus.fingerprint,
             "order_seed": self.order_seed,
-            **self.facts,
+            "longest_item": self.facts.longest_item,
+            "item_hashes": self.facts.item_hashes,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -130,8 +131,8 @@ class TextDataModule(LightningDataModule):
 
     @cached_property
     def facts(self) -> CorpusFacts:
-        """See `language_model.corpus_facts`."""
-        return corpus_facts(self.corpus)
+        """What a model keeps of the corpus."""
+        return CorpusFacts.of(self.corpus)
 
 
 class Batches:

@@ -54,13 +54,8 @@ def build_report(
     losses = {}
     for split in ("dev", "test"):
         if split == "dev" or with_test:
-            nll = evaluate(model.log_probs, data.windows(split).batches(eval_batch_size(data.vocab_size)))
-            losses[split] = {
-                "nats_per_token": nll.nats_per_token,
-                "perplexity": nll.perplexity,
-                "bits_per_token": nll.bits_per_token,
-                "tokens": nll.tokens,
-            }
+            batches = data.windows(split).batches(eval_batch_size(data.vocab_size))
+            losses[split] = evaluate(model.log_probs, batches).as_dict()
     return {
         "losses": losses,
         "best_step": best_step,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -50,15 +48,3 @@ def config_schema() -> dict[str, Any]:
             if name in properties:
                 properties[name] |= limits.as_schema()
     return schema
-
-
-class PrintSchema(argparse.Action):
-    """`--print_schema`: a JSON schema of configs, for editors."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
-        help_text = "Print a JSON schema of configs, for editors, and exit"
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help_text)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        print(json.dumps(config_schema(), indent=2))
-        parser.exit()

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from mlp_lm.models.language_model import KnownItems, LanguageModel
+from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.sampling import Sampling
 from mlp_lm.models.views import SATURATED
 from mlp_lm.training.callbacks import Checkpoints
@@ -40,13 +40,11 @@ class TensorBoardExtras(Callback):
         if not trainer.is_global_zero:
             return
         writer, data, module = _parts(trainer, pl_module)
-        hashes = data.facts["item_hashes"]
         self.model = LanguageModel(
             data.corpus.vocab,
             data.hparams["context_size"],
             log_probs=lambda contexts: module.network.log_probs(contexts.to(module.device)).cpu(),
-            longest_item=data.facts["longest_item"],
-            known_items=KnownItems(hashes) if hashes else None,
+            facts=data.facts,
         )
         writer.add_custom_scalars({"loss": {"train and dev": ["Multiline", ["train/loss", "dev/loss"]]}})
         config = (self.checkpoints.run_dir / CONFIG).read_text(encoding="utf-8")
