@@ -164,7 +164,7 @@ def test_a_signal_ends_the_runs_and_keeps_what_is_finished(capsys: Capture) -> N
     assert end.value.code == 128 + signal.SIGINT
     assert [row["status"] for row in rows_of("s")] == ["finished", "not finished", "not finished"]
     again = "sweep --config c.yaml --vary=data.context_size=2,99,3 --seeds=1 --jobs=1 --sweep_dir=s"
-    assert capsys.readouterr().err.splitlines()[-1] == f"stopped; to go on: python -m mlp_lm {again}"
+    assert capsys.readouterr().err.splitlines()[-1] == f"stopped; to resume: python -m mlp_lm {again}"
 
 
 @pytest.mark.parametrize(

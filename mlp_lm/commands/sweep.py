@@ -72,7 +72,7 @@ def sweep(
     flags += [] if random is None else [f"--random={random}", f"--random_seed={random_seed}"]
     again = f"python -m mlp_lm sweep {shlex.join([*flags, f'--sweep_dir={path}'])}"
     if received:
-        print(f"stopped; to go on: {again}", file=sys.stderr)
+        print(f"stopped; to resume: {again}", file=sys.stderr)
     _stop_if(received)
     if problems:
         raise TrainingError(f"{len(problems)} of {len(runs)} runs failed, see the table; to try them again: {again}")

@@ -13,7 +13,7 @@ import yaml
 from mlp_lm.errors import SettingsError
 from mlp_lm.settings import as_written
 
-MOST_RUNS = 10_000  # of one sweep; more is a slip of the hand
+MAX_RUNS = 10_000  # of one sweep; more is a slip of the hand
 Point = dict[str, str]  # setting to value, as written on the command line
 
 
@@ -47,15 +47,15 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
 
 
 def choose_points(varied: Mapping[str, Sequence[str]], number: int | None, random_seed: int, seeds: int) -> list[Point]:
-    """All points of the grid, the last setting varying fastest, or `number` different ones drawn with `random_seed`.
+    """All points of the grid, the last setting varying fastest, or `number` distinct ones drawn with `random_seed`.
 
     Raises SettingsError where the grid has fewer points than that, or `seeds` runs of each are too many runs.
     """
     total = math.prod(map(len, varied.values()))
     if number is not None and number > total:
         raise SettingsError(f"random: found {number:,}, but the grid has {total:,} points; leave it out to run all")
-    if (runs := (total if number is None else number) * seeds) > MOST_RUNS:
-        raise SettingsError(f"vary: a grid of {runs:,} runs, expected at most {MOST_RUNS:,}; --random N runs a part")
+    if (runs := (total if number is None else number) * seeds) > MAX_RUNS:
+        raise SettingsError(f"vary: a grid of {runs:,} runs, expected at most {MAX_RUNS:,}; --random N runs a part")
     if number is None:
         return [_point(varied, index) for index in range(total)]
     rng, chosen = random.Random(random_seed), set[int]()

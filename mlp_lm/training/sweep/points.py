@@ -43,7 +43,7 @@ class Points(CLI):
         """Parse and check all, with all problems in one error."""
         points: list[dict[str, Any]] = []
         problems: dict[str, None] = {}
-        for line in reversed(self.lines):  # so that the first is what Lightning goes on with
+        for line in reversed(self.lines):  # so that Lightning is left with the first
             try:
                 super().parse_arguments(parser, ["fit", *line])
                 points.insert(0, self.settings)

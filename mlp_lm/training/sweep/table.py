@@ -15,7 +15,7 @@ from mlp_lm.training.runs import starred
 from mlp_lm.training.sweep.grid import short_names
 
 NUM_SAMPLES = 5  # of each point in the table
-MOST_LINES = 8  # of one picture; more cannot be told apart
+MAX_LINES = 8  # of one picture; more cannot be told apart
 Series = list[tuple[float | str, list[float]]]  # values of a setting, and the dev losses of the runs with each
 
 
@@ -130,7 +130,7 @@ def series(rows: Sequence[Row], key: str) -> dict[str, Series]:
     others = [other for other in varying(rows) if other != key]
     names = short_names(others)
     labels = [", ".join(f"{names[other]}={as_written(row.values[other])}" for other in others) for row in rows]
-    if len({*labels}) > MOST_LINES:
+    if len({*labels}) > MAX_LINES:
         labels = [""] * len(rows)
     found: dict[str, dict[float | str, list[float]]] = {}
     for label, row in zip(labels, rows, strict=True):
