@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,20 @@ def test_the_top_level_help_lists_every_command(args: list[str], capsys: Capture
 def test_version(capsys: Capture) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"mlp_lm {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    ids=["default", "count", "policy"],
+)
+def test_waiting_threads_leave_their_core_unless_the_user_has_a_wish(
+    given: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = dict(given)
+    monkeypatch.setattr(os, "environ", environment)
+    assert main(["--version"]) == 0
+    assert environment.get("GOMP_SPINCOUNT") == expected
 
 
 def test_sample_prints_one_item_a_line_and_counts_the_known_ones(best: Path, capsys: Capture) -> None:
