@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import NoReturn
 
 from mlp_lm import __version__
 from mlp_lm.commands import COMMANDS
-from mlp_lm.errors import Interrupted, LostProcessError, MlpLmError
+from mlp_lm.errors import Interrupted, LostProcessError, MlpLmError, is_out_of_memory
 from mlp_lm.text.vocab import printable
 
 HELP = f"""\
@@ -61,8 +60,8 @@ def main(args: list[str] | None = None) -> int:
         return _fail(args, f"{error.object[error.start]!a} cannot be printed as {error.encoding}; set PYTHONUTF8=1")
     except OSError as error:  # a full disk, for one; what has a better explanation is an MlpLmError
         return _fail(args, str(error))
-    except (MemoryError, RuntimeError) as error:  # torch has no class for it on the CPU
-        if not isinstance(error, MemoryError) and not re.search("(allocate|out of|not enough) memory", str(error)):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         return _fail(args, f"out of memory; {LESS_MEMORY}")
     except (KeyboardInterrupt, SystemExit) as stop:

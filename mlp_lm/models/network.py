@@ -74,7 +74,7 @@ class MLP(nn.Module):
         context_size: int,
         embedding_dim: int,
         hidden_dim: int,
-        num_layers: int,
+        num_layers: int = 1,
     ) -> MLP:
         """The network that has these `weights`, ready to predict. Raises RuntimeError if they do not fit."""
         with torch.device("meta"):  # shapes without numbers
