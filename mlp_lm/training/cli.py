@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -188,14 +190,14 @@ class CLI(LightningCLI):
         """Make the run folder, train, report. The other commands write no run."""
         trainer, data = self.trainer, self.datamodule
         self.lock: FileLock | None = None
-        run_dir = trainer.by_first(self._open_run_folder)
-        checkpoints = Checkpoints(run_dir)
-        resume = ["fit", "--config", str(run_dir / runs.CONFIG), "--ckpt_path", str(checkpoints.last)]
-        added: list[Callback] = [
-            checkpoints,
-            StopOnSignal(checkpoints, shlex.join(["python", "-m", "mlp_lm", *resume])),
-        ]
         try:
+            run_dir = trainer.by_first(self._open_run_folder)
+            checkpoints = Checkpoints(run_dir)
+            resume = ["fit", "--config", str(run_dir / runs.CONFIG), "--ckpt_path", str(checkpoints.last)]
+            added: list[Callback] = [
+                checkpoints,
+                StopOnSignal(checkpoints, shlex.join(["python", "-m", "mlp_lm", *resume])),
+            ]
             if self.options["trainer"]["logger"] is True:
                 # What a killed run has logged after its last checkpoint comes again; at step 0, all of it.
                 step = self.content["global_step"] if self.content else None
@@ -214,8 +216,9 @@ class CLI(LightningCLI):
                 self._report(run_dir, checkpoints)
         finally:
             if self.lock is not None:
-                if self.content is None and not checkpoints.last.exists():
-                    shutil.rmtree(run_dir, ignore_errors=True)  # nothing was trained
+                folder = Path(self.lock.lock_file).parent
+                if self.content is None and not runs.last_checkpoint(folder).exists():
+                    shutil.rmtree(folder, ignore_errors=True)  # nothing was trained
                 self.lock.release()
 
     def _open_run_folder(self) -> Path:
@@ -274,19 +277,20 @@ class CLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         nll = NLL(self.trainer.callback_metrics[f"{split}/loss"].item(), tokens=1)
-        whole = self.trainer.limit_val_batches == self.trainer.limit_test_batches == 1
-        tokens = f"{len(self.datamodule.windows(split)):,} tokens" if whole else "of a part of the split"
-        print(f"{split}: {nll}, {tokens}")
+        (done,) = self.trainer.num_val_batches if split == "dev" else self.trainer.num_test_batches
+        there = len(self.datamodule.batches(split))
+        tokens = f"{len(self.datamodule.windows(split)):,} tokens"
+        print(f"{split}: {nll}, {tokens if done == there else f'{done:,} of {there:,} batches'}")
 
     def predict(self, **kwargs: Any) -> None:
         """Write predictions.csv into the run folder: a row for each window of dev."""
         assert self.checkpoint is not None
-        predicted = self.trainer.predict(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
+        predicted = self.trainer.predict(**kwargs, ckpt_path=self.checkpoint, weights_only=True) or []
         path = runs.run_folder(self.checkpoint) / "predictions.csv"
         header = ["context", "target", "nats", "predicted", "probability"]
-        batches = zip(predicted or [], self.datamodule.predict_dataloader(), strict=False)  # fewer if limited
+        batches = zip(predicted, self.datamodule.predict_dataloader(), strict=False)  # fewer if limited
         write_csv(path, chain([header], self._prediction_rows(batches)))
-        print(f"predictions for {len(self.datamodule.windows('dev')):,} windows of dev: {path}")
+        print(f"predictions for {sum(len(nats) for nats, *_ in predicted):,} windows of dev: {path}")
 
     def _prediction_rows(self, batches: Iterable[tuple[Any, Batch]]) -> Iterator[list[str]]:
         show = self.datamodule.corpus.vocab.show
@@ -332,14 +336,23 @@ def check_resumable(path: Path, content: checkpoint.Content, settings: Settings,
 @contextmanager
 def report_unwritable(run_dir: Path) -> Iterator[None]:
     """Raise TrainingError for a run folder that is deleted, or a disk that is full, while the run is trained."""
+
+    def is_ours(error: BaseException | None) -> bool:
+        if not isinstance(error, OSError):
+            return False
+        if not isinstance(error.filename, str | bytes):  # of a write to an open file
+            return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+        return run_dir.absolute() in Path(os.fsdecode(error.filename)).absolute().parents
+
     shown = threading.excepthook
     # TensorBoard's writer works in a thread, and raises its OSError once more in ours.
-    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else shown(args)
+    threading.excepthook = lambda args: None if is_ours(args.exc_value) else shown(args)
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        raise TrainingError(f"{run_dir}: cannot be written ({reason}); last.ckpt is as it was") from error
+        if not is_ours(error):  # of a user's callback or logger, for one
+            raise
+        raise TrainingError(f"{run_dir}: cannot be written ({error.strerror}); last.ckpt is unchanged") from error
     finally:
         threading.excepthook = shown
 
@@ -367,7 +380,11 @@ def run(args: list[str], description: str, cli: type[CLI] = CLI) -> None:
     try:
         with report_lost_process():
             cli([args[0], *configs_first(args[1:])], description)
-    except (MisconfigurationException, ModuleNotFoundError) as error:  # of a callback, for one
+    except MisconfigurationException as error:  # of a callback, for one
+        raise SettingsError(str(error)) from error
+    except ModuleNotFoundError as error:
+        if error.name is not None:  # an import that failed; Lightning's own say what to install
+            raise
         raise SettingsError(str(error)) from error
     except RuntimeError as error:
         if "which is not available" in str(error):  # what EarlyStopping monitors
