@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +23,7 @@ from mlp_lm.training import cli, datamodule
 from mlp_lm.training.datamodule import Chunks, TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.trainer import Trainer
-from tests.conftest import ROOT, SMALL, Capture, assert_same_run, fit, last, report, scalars, state
+from tests.conftest import Capture, assert_same_run, fit, last, report, scalars, state
 
 DIVERGING = ["--model.optimizer=sgd", "--model.dropout=0", "--model.lr_schedule=constant"]
 
@@ -317,12 +316,6 @@ def test_a_run_whose_config_cannot_be_written_leaves_no_folder(
     assert not run.exists()
 
 
-def test_a_run_folder_with_a_name_too_long_is_one_line(corpus_file: Path, tmp_path: Path, capfd: Capture) -> None:
-    fit(corpus_file, tmp_path / ("x" * 300), expected=2)
-    err = capfd.readouterr().err
-    assert "cannot be used (File name too long); name a new folder" in err and err.count("\n") == 1
-
-
 def pipe_without_a_reader() -> int:
     reading, writing = os.pipe()
     os.close(reading)
@@ -354,16 +347,3 @@ def test_a_run_whose_first_line_cannot_be_printed_leaves_no_folder(
         sys.stdout.close()
     assert capfd.readouterr().err == error
     assert run.exists() == (run / "report.json").exists() == leaves_run
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="a POSIX shell")
-def test_with_stdout_closed_fit_and_sample_end_without_a_traceback(corpus_file: Path, tmp_path: Path) -> None:
-    commands = (
-        ["fit", f"--data.path={corpus_file}", *SMALL, f"--run_dir={tmp_path / 'run'}", "--trainer.max_steps=2"],
-        ["sample", str(tmp_path / "run")],
-    )
-    for args in commands:
-        closed = ["bash", "-c", '"$@" >&-', "bash", sys.executable, "-m", "mlp_lm", *args]
-        done = subprocess.run(closed, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=60)
-        assert done.returncode == 0 and "Traceback" not in done.stderr

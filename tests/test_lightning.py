@@ -105,27 +105,6 @@ def test_a_setting_that_does_not_go_with_several_steps_a_call_is_refused_with_th
         assert f"trainer.{name}" in error and NOT_OURS[name] in error
 
 
-def test_what_is_refused_names_the_setting_to_use_instead(capsys: Capture) -> None:
-    assert error_of(["fit", "--trainer.limit_train_batches=2"], capsys).endswith("; use trainer.max_steps\n")
-    assert error_of(["fit", "--trainer.gradient_clip_val=1"], capsys).endswith("; lower model.learning_rate\n")
-    assert "the length of a run is trainer.max_steps" in error_of(["fit", "--trainer.max_epochs=3"], capsys)
-
-
-@pytest.mark.parametrize(
-    ("flag", "expected"),
-    [
-        ("--trainer.accelerator=tpu", "mlp_lm fit: error: trainer: "),
-        ("--trainer.callbacks+=EarlyStopping", "EarlyStopping needs monitor; add --trainer.callbacks.monitor"),
-    ],
-)
-def test_what_lightning_cannot_do_is_one_line(
-    flag: str, expected: str, corpus_file: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    args = ["fit", f"--data.path={corpus_file}", f"--run_dir={tmp_path / 'run'}", flag]
-    assert expected in error_of(args, capsys)
-    assert not (tmp_path / "run").exists()
-
-
 def test_detect_anomaly_turns_the_handwritten_step_off(corpus_file: Path, tmp_path: Path, capfd: Capture) -> None:
     classic = ["--model.optimizer=sgd", "--model.dropout=0", "--trainer.max_steps=1"]
     fit(corpus_file, tmp_path / "by hand", *classic)

@@ -21,11 +21,11 @@ from mlp_lm.training.runs import read_curves
 from tests.conftest import Capture, error_of
 
 
-@pytest.fixture(scope="module")
-def counts(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def counts(good: dict[str, bytes], tmp_path: Path) -> Path:
     """A count model."""
-    path = tmp_path_factory.mktemp("counts") / "counts.npz"
-    assert main(["ngram", str(corpus_file), "--orders=2", f"--save={path}"]) == 0
+    path = tmp_path / "counts.npz"
+    path.write_bytes(good[path.name])
     return path
 
 
