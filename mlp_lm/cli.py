@@ -1,4 +1,4 @@
-"""`python -m mlp_lm COMMAND`: finds the command, and ends in one way for every mistake."""
+"""`python -m mlp_lm COMMAND`: finds the command, and turns every user error into one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ The MLP language model of Bengio et al. (2003): one text file in, a trained gene
 commands:
 {chr(10).join(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items())}
 
-python -m mlp_lm COMMAND --help    what a command takes
+python -m mlp_lm COMMAND --help    the options of a command
 python -m mlp_lm --version         the version
 
 First steps:
@@ -50,7 +50,7 @@ def main(args: list[str] | None = None) -> int:
             print(f"mlp_lm {args[0]}: {stop}", file=sys.stderr)
         return stop.exit_code
     except MlpLmError as error:
-        if _is_first_process() or isinstance(error, LostProcessError):  # the others meet all other mistakes, too
+        if _is_first_process() or isinstance(error, LostProcessError):  # the others get all other errors, too
             _fail(args, str(error))
         return 2
     except BrokenPipeError:  # the reader has seen enough: `… | head`

@@ -1,4 +1,4 @@
-"""What a user can cause. `cli.main` turns each of these into one line on stderr and exit code 2."""
+"""Errors that a user can cause. `cli.main` turns each of these into one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 class MlpLmError(Exception):
-    """A mistake that the user can mend; its text says where, what was found, what was expected and what to do."""
+    """An error that the user can fix; its text says where, what was found, what was expected and what to do."""
 
 
 class SettingsError(MlpLmError):

@@ -162,9 +162,7 @@ class LrFind(cli.CLI):
             if not recorder.losses:
                 raise
         test = evaluate(rates, recorder.losses, recorder.width)
-        chosen = self.options["output_dir"]
-        folder = runs.empty_folder(chosen, "output_dir") if chosen is not None else None
-        folder = folder or runs.new_folder(self.run_name(), "lr_find", "output_dir")
+        folder = runs.output_folder(self.options["output_dir"], self.run_name(), "lr_find", "output_dir")
         write_files(test, folder)
         print(f"{self.datamodule.source}: {len(test.losses):,} of {steps:,} steps")
         print(render(test, folder))

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 from mlp_lm.errors import CheckpointError, is_out_of_memory
-from mlp_lm.files import write_atomically
+from mlp_lm.files import write_atomically, write_or_explain
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel, Mixture, hash_items
 from mlp_lm.models.network import ARCHITECTURE, MLP
 from mlp_lm.models.ngram import Level, NGramModel
@@ -132,7 +132,7 @@ def write(content: Content, path: PathLike) -> None:
         write_atomically(path, lambda file: torch.save(content, file))
     except (OSError, RuntimeError) as error:  # torch wraps a full disk in an error of its own
         reason = getattr(error, "strerror", None) or getattr(error.__context__, "strerror", None) or error
-        raise CheckpointError(f"{path}: cannot be written ({reason}); the last checkpoint is as it was") from error
+        raise CheckpointError(f"{path}: cannot be written ({reason}); the last checkpoint is unchanged") from error
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def save_counts(
         mixture: A mixture to write.
 
     Raises:
-        CheckpointError: The file cannot be written.
+        SettingsError: The file cannot be written.
     """
     header = {
         "format_version": FORMAT_VERSION,
@@ -231,10 +231,7 @@ def save_counts(
         header |= {"weight": mixture.weight, "context_size": mixture.context_size, "network": network}
         arrays |= {f"network_{name}": tensor.numpy() for name, tensor in mixture.network.state_dict().items()}
     arrays["header"] = np.array(json.dumps({**header, "arrays": [*arrays]}))
-    try:
-        write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from error
+    write_or_explain(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def _language_model_of_counts(content: Content) -> LanguageModel:

@@ -45,8 +45,8 @@ from mlp_lm.training.schema import SECTIONS, add_fit_flags, add_seed, config_sch
 from mlp_lm.training.tensorboard import TensorBoardExtras
 from mlp_lm.training.trainer import NOT_OURS, Trainer, report_lost_process
 
-# Arguments of Trainer's methods that are no flags: the path is described by our own, the rest is always the same.
-NO_FLAGS = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
+# Of Trainer's methods that are not flags: the checkpoint's path has a flag of ours, the others are always the same.
+METHOD_ARGUMENTS = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
 NEEDS_CHECKPOINT = {"validate", "test", "predict"}
 set_parsing_settings(config_read_mode_fsspec_enabled=False)  # Lightning lets a setting be the URL of more settings
 
@@ -96,8 +96,8 @@ class CLI(LightningCLI):
     # -- parsing -------------------------------------------------------------------------------------------------
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The one method that was asked for, and its arguments that are no flags."""
-        return {self.method: LightningCLI.subcommands()[self.method] | NO_FLAGS}
+        """The one method that was asked for, and its arguments that are not flags."""
+        return {self.method: LightningCLI.subcommands()[self.method] | METHOD_ARGUMENTS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Links, our own flags, and a checkpoint's settings as defaults: config and command line win."""
@@ -134,7 +134,9 @@ class CLI(LightningCLI):
         self.subparser.prog = f"python -m mlp_lm {self.name}"
         for section in SECTIONS:
             if flag_values(args, f"--{section}"):  # jsonargparse would read a file of settings, unchecked
-                raise SettingsError(f"--{section}: a whole section; expected its settings one by one, or --config FILE")
+                raise SettingsError(
+                    f"--{section} does not take a file; set its options one by one or use --config FILE"
+                )
         configs = flag_values(args, "--config", "-c")
         for path in configs:
             check_config_file(path)
@@ -151,7 +153,7 @@ class CLI(LightningCLI):
         self.options = self.config[self.method]
         # Out of LightningCLI's sight, which would let the checkpoint's settings win.
         if (self.options.pop("ckpt_path", None) is None) != (self.checkpoint is None):
-            raise SettingsError("ckpt_path: found in a config, expected on the command line alone")
+            raise SettingsError("ckpt_path is allowed only on the command line, not in a config")
         self.check_settings()
 
     def check_settings(self) -> None:
@@ -225,10 +227,8 @@ class CLI(LightningCLI):
         """The folder of the run, locked, with its config.yaml."""
         if self.checkpoint is not None:
             run_dir = runs.run_folder(self.checkpoint)
-        elif self.options["run_dir"] is not None:
-            run_dir = runs.empty_folder(self.options["run_dir"], "run_dir")
         else:
-            run_dir = runs.new_folder(self.run_name(), "version", "run_dir")
+            run_dir = runs.output_folder(self.options["run_dir"], self.run_name(), "version", "run_dir")
         self.lock = runs.lock_run(run_dir)
         (run_dir / runs.CHECKPOINTS).mkdir(exist_ok=True)
         config = self.options.clone()

@@ -62,8 +62,8 @@ class MLPModule(LightningModule):
             context_size: T, previous tokens that the network sees; comes from the data.
             embedding_dim: E, width of the embedding table.
             hidden_dim: H, width of a tanh layer.
-            num_layers: How many tanh layers.
-            dropout: Share of the tanh units that each step leaves out.
+            num_layers: Number of tanh layers.
+            dropout: Fraction of tanh units dropped at each step.
             optimizer: sgd as in the lecture, or adamw.
             learning_rate: The highest learning rate.
             momentum: Momentum of sgd.
@@ -183,7 +183,7 @@ class MLPModule(LightningModule):
             step = self.global_step - len(losses) + int(losses.isfinite().logical_not().nonzero()[0])
             raise TrainingError(
                 f"train loss is {losses[step - self.global_step]} at step {step + 1:,}, where the learning rate is "
-                f"{self.learning_rate_at(step):g}; try a lower model.learning_rate. The checkpoints are as they were"
+                f"{self.learning_rate_at(step):g}; try a lower model.learning_rate. The checkpoints are unchanged"
             )
         self._log({"train/loss": losses.mean().item(), "lr": self.learning_rate_at(self.global_step - 1)})
 
@@ -214,11 +214,11 @@ class MLPModule(LightningModule):
         return token_nll(log_probs, batch[1]), best, best_log_probs.exp()
 
     def on_validation_epoch_end(self) -> None:
-        """Log and forget what dev's batches added up to."""
+        """Log the dev loss and reset the metric."""
         self._log_split("dev", self.dev_loss)
 
     def on_test_epoch_end(self) -> None:
-        """Log and forget what test's batches added up to."""
+        """Log the test loss and reset the metric."""
         self._log_split("test", self.test_loss)
 
     def _log_split(self, split: str, metric: MeanMetric) -> None:

@@ -76,7 +76,7 @@ CALLBACKS_NOT_OURS: dict[type[Callback], str] = {
 
 
 class Trainer(LightningTrainer):
-    """Counts in steps, whatever number of them one call of `training_step` runs; passes the rest to Lightning."""
+    """A Trainer that counts optimizer steps; everything else is Lightning's."""
 
     def __init__(
         self,
@@ -95,14 +95,14 @@ class Trainer(LightningTrainer):
         enable_model_summary: bool = False,
         **kwargs: Any,
     ) -> None:
-        """How long, where and how closely watched.
+        """How long to train, on which devices, and what to log.
 
         Args:
             max_steps: Steps to train for.
             val_check_interval: Steps between two validations; checkpoints are written then.
             log_every_n_steps: Steps between two points of the training curve; a point is their mean loss.
             accelerator: cpu, cuda, mps or another that Lightning knows; auto takes CUDA if there is one, else the CPU.
-            devices: How many devices of each machine, or which; each has a process, on a CPU too.
+            devices: Number of devices on each machine, or their indices; each gets a process, on the CPU too.
             precision: Number format of the network.
             num_threads: CPU threads; null takes OMP_NUM_THREADS if it is set, else one for small steps and all cores
                 for larger ones.
@@ -232,14 +232,14 @@ class Trainer(LightningTrainer):
 
 @contextmanager
 def report_lost_process() -> Iterator[None]:
-    """Raise LostProcessError for what torch raises if another process is gone."""
+    """Turn what torch raises when another process is gone into LostProcessError."""
     try:
         yield
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
         if isinstance(error, DistError) or re.search("gloo|pair closure", reason):  # gloo raises plain RuntimeErrors
             raise LostProcessError(
-                f"another process ended or does not answer ({re.sub(r'^.*?] |[.] .*', '', reason)}); if it said why, "
-                "that is above. last.ckpt is as it was"
+                f"another process died or stopped responding ({re.sub(r'^.*?] |[.] .*', '', reason)}); its own error, "
+                "if any, is printed above. last.ckpt is unchanged"
             ) from error
         raise
