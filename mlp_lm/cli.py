@@ -1,9 +1,8 @@
-"""`python -m mlp_lm COMMAND`: finds the command, and ends in one way for every mistake."""
+"""`python -m mlp_lm COMMAND`: finds the command, and turns every user error into one line."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import NoReturn
 
 from mlp_lm import __version__
 from mlp_lm.commands import COMMANDS
-from mlp_lm.errors import Interrupted, LostProcessError, MlpLmError
+from mlp_lm.errors import Interrupted, LostProcessError, MlpLmError, is_out_of_memory
 from mlp_lm.text.vocab import printable
 
 HELP = f"""\
@@ -23,7 +22,7 @@ The MLP language model of Bengio et al. (2003): one text file in, a trained gene
 commands:
 {chr(10).join(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items())}
 
-python -m mlp_lm COMMAND --help    what a command takes
+python -m mlp_lm COMMAND --help    the options of a command
 python -m mlp_lm --version         the version
 
 First steps:
@@ -57,7 +56,7 @@ def main(args: list[str] | None = None) -> int:
             print(f"mlp_lm {args[0]}: {stop}", file=sys.stderr)
         return stop.exit_code
     except MlpLmError as error:
-        if _is_first_process() or isinstance(error, LostProcessError):  # the others meet all other mistakes, too
+        if _is_first_process() or isinstance(error, LostProcessError):  # the others get all other errors, too
             _fail(args, str(error))
         return 2
     except BrokenPipeError:  # the reader has seen enough: `… | head`
@@ -67,8 +66,8 @@ def main(args: list[str] | None = None) -> int:
         return _fail(args, f"{error.object[error.start]!a} cannot be printed as {error.encoding}; set PYTHONUTF8=1")
     except OSError as error:  # a full disk, for one; what has a better explanation is an MlpLmError
         return _fail(args, str(error))
-    except (MemoryError, RuntimeError) as error:  # torch has no class for it on the CPU
-        if not isinstance(error, MemoryError) and not re.search("(allocate|out of|not enough) memory", str(error)):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         return _fail(args, f"out of memory; {LESS_MEMORY}")
     except (KeyboardInterrupt, SystemExit) as stop:

@@ -1,10 +1,12 @@
-"""What a user can cause. `cli.main` turns each of these into one line on stderr and exit code 2."""
+"""Errors that a user can cause. `cli.main` turns each of these into one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
+import re
+
 
 class MlpLmError(Exception):
-    """A mistake that the user can mend; its text says where, what was found, what was expected and what to do."""
+    """An error that the user can fix; its text says where, what was found, what was expected and what to do."""
 
 
 class SettingsError(MlpLmError):
@@ -34,3 +36,10 @@ class Interrupted(MlpLmError):  # noqa: N818 - nothing went wrong
         """`exit_code`: what shells report for the signal."""
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory is used up; torch has no class of its own for it on the CPU."""
+    if isinstance(error, RuntimeError):
+        return re.search("(allocate|out of|not enough) memory", str(error)) is not None
+    return isinstance(error, MemoryError)

@@ -58,7 +58,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file whole or not at all. Raises SettingsError if it cannot be written."""
-    _write_or_explain(path, lambda file: file.write(text.encode()))
+    write_or_explain(path, lambda file: file.write(text.encode()))
 
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[object]]) -> None:
@@ -69,7 +69,7 @@ def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[object]]) ->
         csv.writer(text, lineterminator="\n").writerows(rows)
         text.detach()  # which writes the rest, and leaves the file open
 
-    _write_or_explain(path, write)
+    write_or_explain(path, write)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -77,7 +77,8 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _write_or_explain(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+def write_or_explain(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    """`write_atomically`. Raises SettingsError if the file cannot be written."""
     try:
         write_atomically(path, write)
     except OSError as error:

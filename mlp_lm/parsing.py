@@ -1,4 +1,4 @@
-"""Command-line parsers of all commands: a user's mistake is one SettingsError line, with a suggestion."""
+"""Command-line parsers of all commands: a user error is one SettingsError line, with a suggestion."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LINKED = ("vocab_size", "context_size")  # settings of the model that follow fro
 class OneLineErrors(ArgumentParser):
     """An ArgumentParser that raises SettingsError with one line instead of printing its usage."""
 
-    reasons: Mapping[str, str] = {}  # why a name is no setting here, for those that users bring from elsewhere
+    reasons: Mapping[str, str] = {}  # why a setting known from Lightning is not available
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)  # an abbreviation may mean another flag tomorrow
@@ -174,7 +174,7 @@ def check_config_file(path: str) -> None:
     for number, key in _repeated_keys(tree):
         raise SettingsError(f"{path}:{number}: {key} occurs twice; expected each section and each setting once")
     if content.get("config") is not None:
-        raise SettingsError(f"{path}: config: found in a config, expected on the command line alone")
+        raise SettingsError(f"{path}: config is allowed only on the command line, not in a config")
     for name in content:
         section, dot, setting = str(name).partition(".")
         if dot:

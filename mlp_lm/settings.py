@@ -1,4 +1,4 @@
-"""What a setting may be: its range, read from the signature that it stands in, and what settings ask of each other."""
+"""What a setting may be: its range, read from its signature, and what settings ask of each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Settings = Mapping[str, Any]  # by name as in a config: `data.path`, `model.hidd
 class Range:
     """The finite numbers between `low` and `high`, both included unless `above` or `below` is set.
 
-    Stands in a signature, `dropout: Annotated[float, Range(0, 1, below=True)]`, from where checks, help texts and the
+    Written in a signature, `dropout: Annotated[float, Range(0, 1, below=True)]`, from which checks, help texts and the
     JSON schema take it.
     """
 
@@ -92,15 +92,15 @@ FIXED_BY_WEIGHTS = dict.fromkeys(
 )
 FIXED_ON_RESUME = FIXED_BY_WEIGHTS | {
     "seed_everything": "the order of its examples follows from it",
-    "data.batch_size": "its place in the data is counted in batches of that size",
+    "data.batch_size": "its position in the data depends on the batch size",
     "data.unique": "its split follows from it",
     "data.split_seed": "its split follows from it",
     "model.optimizer": "its optimizer has a state",
     "model.momentum": "its optimizer has a state",
-    "model.weight_decay": "changing it would be another run",
-    "model.decay_all": "changing it would be another run",
-    "model.dropout": "changing it would be another run",
-    "trainer.precision": "changing it would be another run",
+    "model.weight_decay": "a different value would make it a different run",
+    "model.decay_all": "a different value would make it a different run",
+    "model.dropout": "a different value would make it a different run",
+    "trainer.precision": "a different value would make it a different run",
 }
 
 
@@ -127,7 +127,7 @@ def conflicts(settings: Settings) -> Iterator[str]:
     if settings.get("data.train_path") is not None and settings.get("data.path", "names") != "names":
         yield "data.path: found beside data.train_path, expected one file to split or three that are split"
     if settings.get("model.momentum") and settings.get("model.optimizer", "sgd") != "sgd":
-        yield f"model.momentum: found {settings['model.momentum']!r}, which only model.optimizer sgd has"
+        yield f"model.momentum: applies only to model.optimizer sgd (got {settings['model.momentum']!r})"
     horizon, max_steps = settings.get("model.lr_decay_steps"), settings.get("trainer.max_steps")
     ends_at_zero = settings.get("model.lr_schedule") == "cosine" and settings.get("model.lr_end_factor") == 0
     if ends_at_zero and horizon is not None and max_steps is not None and max_steps > horizon:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pickle
@@ -115,6 +116,24 @@ def test_a_flipped_bit_in_the_middle_of_weights_or_counts_is_refused(
     assert f"{name}: damaged, or not a file of mlp_lm" in error_of(["sample", str(path)], capsys)
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "best.ckpt: cannot be read (Input/output error)"),
+        (MemoryError(), "out of memory; use a smaller"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory; use a smaller"),
+    ],
+)
+def test_a_file_that_the_machine_cannot_read_is_not_called_damaged(
+    error: Exception, expected: str, best: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    assert expected in error_of(["sample", str(best)], capsys)
+
+
 # -- what other files hold -----------------------------------------------------------------------------------------
 
 
@@ -209,12 +228,20 @@ def copy_of_run(run_dir: Path, folder: Path, change: Callable[[dict[str, Any]], 
 def test_a_setting_that_an_older_checkpoint_lacks_takes_its_default(
     run_dir: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    older = copy_of_run(run_dir, tmp_path / "older", lambda content: content["hyper_parameters"].pop("decay_all"))
+    def forget(content: dict[str, Any]) -> None:
+        for name in ("decay_all", "num_layers"):
+            del content["hyper_parameters"][name]
+        for name in ("train_path", "dev_path", "test_path", "unique", "split_seed", "max_item_length"):
+            del content["datamodule_hyper_parameters"][name]
+
+    older = copy_of_run(run_dir, tmp_path / "older", forget)
     same = copy_of_run(run_dir, tmp_path / "same", lambda content: None)
     longer = ["--trainer.max_steps=15", "--model.lr_decay_steps=15"]
     for run in (older, same):
         assert main(["sample", str(run), "--seed=1", "--num=3"]) == 0
         assert main(["validate", f"--ckpt_path={run}"]) == 0
+        assert main(["ngram", f"--mix={run}", "--orders=2"]) == 0
+        assert main(["plot", str(run), "--what=activations", f"--output={tmp_path / 'plot.png'}"]) == 0
         capsys.readouterr()
         assert main(["fit", f"--ckpt_path={run}", *longer]) == 0
     resumed, expected = (checkpoint.read(run / "checkpoints" / "last.ckpt") for run in (older, same))
@@ -251,4 +278,4 @@ def test_a_checkpoint_of_other_data_or_of_another_network(
     message = validate(f"--data.path={tmp_path / 'other.txt'}")
     assert f"{best}: the data has other characters (with 'x'; without 'a') than" in message and "use `score`" in message
     assert "has other items than" in validate(f"--data.path={tmp_path / 'fewer.txt'}")
-    assert "has the same items, but another split (unique, split_seed)" in validate("--data.split_seed=1")
+    assert "has the same items, but split differently (unique, split_seed) from" in validate("--data.split_seed=1")

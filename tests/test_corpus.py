@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from mlp_lm.errors import DataError
-from mlp_lm.text.corpus import SPLITS, Corpus, decode, encode, load_corpus, read_items
+from mlp_lm.text.corpus import DEFAULTS, SPLITS, Corpus, decode, encode, load_corpus, read_items
 from mlp_lm.text.vocab import Vocab
+from mlp_lm.training.datamodule import TextDataModule
 
 Write = Callable[[str | bytes], Path]
 
@@ -38,6 +39,11 @@ def load(*paths: Path, unique: bool = True, split_seed: int = 42, max_item_lengt
     return load_corpus(
         str(paths[0]), split_paths, unique=unique, split_seed=split_seed, max_item_length=max_item_length
     )
+
+
+def test_the_defaults_of_a_corpus_are_those_of_fit() -> None:
+    data = TextDataModule()
+    assert {name: data.hparams[name] for name in DEFAULTS} == DEFAULTS
 
 
 def split(corpus: Corpus) -> list[list[str]]:

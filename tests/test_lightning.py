@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import signal
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
+from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from mlp_lm import load
 from mlp_lm.cli import main
+from mlp_lm.errors import SettingsError
+from mlp_lm.models.fused import FusedSGD
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
-from mlp_lm.training.trainer import NOT_OURS
+from mlp_lm.training.trainer import NOT_OURS, Trainer
 from tests.conftest import Capture, error_of, fit, report, scalars, stop_at
 
 DIVERGING = ["--model.optimizer=sgd", "--model.dropout=0", "--model.lr_schedule=constant", "--model.learning_rate=30"]
@@ -70,6 +74,7 @@ def test_a_users_own_checkpoints_go_where_they_are_wanted(corpus_file: Path, tmp
     ("flags", "reason"),
     [
         (["EMAWeightAveraging"], "EMAWeightAveraging; it counts calls of training_step"),
+        (["TQDMProgressBar"], "it counts calls of training_step, each of which runs several steps; trainer.enable_pro"),
         (["LearningRateMonitor"], "LearningRateMonitor; the learning rate is logged as lr"),
         (["StochasticWeightAveraging", "swa_lrs=0.1"], "manual optimization cannot do it"),
         (["ModelCheckpoint", "every_n_train_steps=15"], "every_n_train_steps of ModelCheckpoint: it counts calls"),
@@ -98,27 +103,6 @@ def test_a_setting_that_does_not_go_with_several_steps_a_call_is_refused_with_th
     for args in (["fit", f"--trainer.{name}=1"], ["fit", "--config", str(config)]):
         error = error_of(args, capsys)
         assert f"trainer.{name}" in error and NOT_OURS[name] in error
-
-
-def test_what_is_refused_names_the_setting_to_use_instead(capsys: Capture) -> None:
-    assert error_of(["fit", "--trainer.limit_train_batches=2"], capsys).endswith("; use trainer.max_steps\n")
-    assert error_of(["fit", "--trainer.gradient_clip_val=1"], capsys).endswith("; lower model.learning_rate\n")
-    assert "the length of a run is trainer.max_steps" in error_of(["fit", "--trainer.max_epochs=3"], capsys)
-
-
-@pytest.mark.parametrize(
-    ("flag", "expected"),
-    [
-        ("--trainer.accelerator=tpu", "mlp_lm fit: error: trainer: "),
-        ("--trainer.callbacks+=EarlyStopping", "EarlyStopping needs monitor; add --trainer.callbacks.monitor"),
-    ],
-)
-def test_what_lightning_cannot_do_is_one_line(
-    flag: str, expected: str, corpus_file: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    args = ["fit", f"--data.path={corpus_file}", f"--run_dir={tmp_path / 'run'}", flag]
-    assert expected in error_of(args, capsys)
-    assert not (tmp_path / "run").exists()
 
 
 def test_detect_anomaly_turns_the_handwritten_step_off(corpus_file: Path, tmp_path: Path, capfd: Capture) -> None:
@@ -150,14 +134,47 @@ def test_load_from_checkpoint_gives_the_data(best: Path, corpus_file: Path) -> N
 def test_lightnings_trainer_fits_the_module_and_its_checkpoint_can_be_loaded(corpus_file: Path, tmp_path: Path) -> None:
     data = TextDataModule(str(corpus_file), context_size=3, batch_size=100, steps_per_execution=4)
     module = MLPModule(data.vocab_size, context_size=3, hidden_dim=16, lr_warmup_steps=0)
-    trainer = pl.Trainer(max_steps=19, accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    trainer = pl.Trainer(max_steps=19, accelerator="cpu", logger=CSVLogger(tmp_path, "log", ""))
     trainer.fit(module, data)
+    logged = [row for row in csv.DictReader((tmp_path / "log" / "metrics.csv").open()) if row["dev/loss"]]
+    assert [int(row["step"]) for row in logged] == [9, 18, 19]  # none of two batches, before the first step
     assert trainer.global_step == 19
     assert trainer.current_epoch == 3  # of 9 whole batches from 966 windows, and one of the last step
     assert trainer.callback_metrics["dev/loss"] < 2.3  # log 10: better than guessing
     (path,) = tmp_path.rglob("*.ckpt")
     contexts, _ = data.windows("dev")[:]
     assert torch.equal(load(path).log_probs(contexts), module.eval().network.log_probs(contexts))
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, which `fit` drops
+def test_a_second_fit_of_a_module_chooses_schedule_and_kind_of_step_anew(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = TextDataModule(str(corpus_file), context_size=3)
+    module = MLPModule(data.vocab_size, 3, optimizer="sgd", dropout=0, lr_schedule="constant", lr_warmup_steps=0)
+
+    def learning_rate_of_a_fit(rate: float, detect_anomaly: bool) -> float:
+        module.hparams["learning_rate"] = rate
+        trainer = Trainer(max_steps=1, accelerator="cpu", logger=False, detect_anomaly=detect_anomaly)
+        trainer.fit(module, data)
+        return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+    assert learning_rate_of_a_fit(0.1, detect_anomaly=False) == 0.1
+    monkeypatch.setattr(FusedSGD, "run", lambda *_: pytest.fail("the step of the first fit was taken"))
+    assert learning_rate_of_a_fit(0.2, detect_anomaly=True) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"val_check_interval": 0}, "trainer.val_check_interval must be between 1 and 1,000,000,000 (got 0)"),
+        ({"gradient_clip_val": 1}, "trainer.gradient_clip_val: manual optimization cannot do it; lower model.lear"),
+    ],
+)
+def test_our_trainer_refuses_in_python_what_the_command_line_refuses(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Trainer(**settings)
+    assert str(caught.value).startswith(expected)
 
 
 def test_a_checkpoint_without_our_data_says_what_it_lacks(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:

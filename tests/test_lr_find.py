@@ -91,6 +91,15 @@ def test_schedule_and_intervals_play_no_part_but_weight_decay_does(corpus_file: 
     assert lr_find(corpus_file, tmp_path / "decay", *SGD, "--model.weight_decay=0.5") != one
 
 
+def test_the_callbacks_of_a_config_are_left_out(corpus_file: Path, tmp_path: Path) -> None:
+    stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "dev/loss"}}
+    own = {"class_path": "ModelCheckpoint", "init_args": {"dirpath": str(tmp_path / "own")}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [stopping, own]}}))
+    config = f"--config={tmp_path / 'config.yaml'}"
+    assert lr_find(corpus_file, tmp_path / "one", *SGD, config) == lr_find(corpus_file, tmp_path / "other", *SGD)
+    assert not (tmp_path / "own").exists()
+
+
 def test_the_config_of_a_run_works(run_dir: Path, tmp_path: Path) -> None:
     config = ["--config", str(run_dir / "config.yaml")]
     assert main(["lr-find", *config, "--steps=200", f"--output_dir={tmp_path / 'out'}"]) == 0

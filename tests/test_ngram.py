@@ -18,7 +18,7 @@ from mlp_lm.models.sampling import Sampling
 from mlp_lm.text.corpus import Corpus, encode, load_corpus
 from mlp_lm.text.vocab import Vocab
 from mlp_lm.text.windows import Windows
-from tests.conftest import Capture, error_of
+from tests.conftest import Capture, error_of, fit
 
 VOCAB = Vocab(["", "a", "b"])
 THREE = encode(["ab", "ab", "b"], VOCAB)  # a b . a b . b .
@@ -154,8 +154,23 @@ def test_levels_whose_discounts_cannot_be_estimated_are_named_once(tmp_path: Pat
     )
 
 
-def test_a_mixture_on_another_split_than_the_networks_is_refused(best: Path, capsys: Capture) -> None:
-    assert "has the same items, but another split" in error_of(["ngram", f"--mix={best}", "--split_seed=1"], capsys)
+def test_a_default_that_is_given_wins_over_the_settings_of_the_checkpoint(
+    corpus_file: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    flags = ["--data.unique=false", "--data.split_seed=1", "--trainer.max_steps=1", "--report_test=false"]
+    mix = f"--mix={fit(corpus_file, tmp_path / 'run', *flags)}"
+    given = ngram(tmp_path / "f.json", mix, "--orders=1", "--unique=true")["data"]  # no item of this corpus is repeated
+    assert given["unique"] is True and given["split_seed"] == 1
+    capsys.readouterr()
+    assert "the same items, but split differently" in error_of(["ngram", mix, "--split_seed=42"], capsys)
+
+
+def test_a_mixture_of_a_run_folder_does_not_overwrite_its_checkpoint(
+    run_dir: Path, best: Path, capsys: Capture
+) -> None:
+    before = best.read_bytes()
+    assert "is an input, too" in error_of(["ngram", f"--mix={run_dir}", f"--json={best}"], capsys)
+    assert best.read_bytes() == before
 
 
 def test_the_mixture_is_no_worse_than_its_parts_and_can_be_saved(
@@ -199,7 +214,7 @@ def test_test_is_left_unread_unless_requested(
         ("{corpus} --json={corpus}", "is an input, too"),
         ("{corpus} --json=x.npz --save=x.npz", "json: x.npz is --save, too"),
         ("names --mix={best}", "has other characters"),
-        ("{split} --mix={best}", "has the same items, but another split"),
+        ("{split} --mix={best}", "has the same items, but split differently"),
         ("gone.txt --mix={best}", "gone.txt: no such file"),
     ],
 )

@@ -37,7 +37,7 @@ def printed(args: list[str], capsys: Capture) -> str:
 @pytest.mark.parametrize(
     ("command", "described"),
     [
-        ("fit", ["--model.dropout", "leaves out; at least 0 and below 1", "Steps to train for; between", "--run_dir"]),
+        ("fit", ["--model.dropout", "each step; at least 0 and below 1", "Steps to train for; between", "--run_dir"]),
         ("test", ["--ckpt_path", "Checkpoint or run folder"]),
         ("sample", ["--prompt", "p (nucleus sampling", "above 0 and at most 1", "file Checkpoint or count model"]),
         ("score", ["--output", "--skip_unknown", "items Text file with one item a line"]),
@@ -84,7 +84,7 @@ def test_the_json_schema_knows_every_setting(schema: dict[str, Any]) -> None:
     model, data = (schema["properties"][section]["properties"] for section in ("model", "data"))
     assert model["dropout"] == {
         "type": "number",
-        "description": "Share of the tanh units that each step leaves out.",
+        "description": "Fraction of tanh units dropped at each step.",
         "default": 0.25,
         "minimum": 0,
         "exclusiveMaximum": 1,
@@ -127,7 +127,7 @@ def test_shipped_configs_are_valid_and_slips_are_not(schema: dict[str, Any]) -> 
         (["fit", "--trainer.limit_train_batches=3"], "it counts calls of training_step, each of which runs several"),
         (["fit", "--trainer.max_epochs=3"], "--trainer.max_epochs=3; the length of a run is trainer.max_steps"),
         (["fit", "--trainer.callbacks+=EarlyStopping"], "EarlyStopping needs monitor; add --trainer.callbacks.monitor"),
-        (["fit", "--trainer=mine.yaml"], "--trainer: a whole section; expected its settings one by one, or --config"),
+        (["fit", "--trainer=mine.yaml"], "--trainer does not take a file; set its options one by one or use --config"),
         (["fit", "mine.txt"], "unrecognized arguments: mine.txt; did you mean --data.path mine.txt?"),
         (["fit", "--ckpt=x"], "did you mean --ckpt_path?"),
         (["fit", "--ckpt_path", ""], "found '' as the name of a file; expected a checkpoint or a run folder"),
@@ -136,8 +136,6 @@ def test_shipped_configs_are_valid_and_slips_are_not(schema: dict[str, Any]) -> 
         (["sample"], "the following arguments are required: file"),
         (["sample", "x", "--nun=3"], "unrecognized arguments: --nun=3; did you mean --num?"),
         (["sample", "x", "–num", "3"], "unrecognized arguments: –num 3; did you mean --num?"),
-        (["ngram", "--smoothing=kn"], "smoothing: found 'kn', expected mkn or add_k or none"),
-        (["lr-find", "--min=2", "--max=1"], "lr-find: error: min must be below --max, 1 (got 2)"),
         (["validate"], "validate: error: --ckpt_path: missing; validate needs the checkpoint of a trained model"),
     ],
 )
@@ -195,8 +193,8 @@ def test_a_file_may_have_a_name_that_means_something_in_yaml(name: str, corpus_f
         ("model:\n  vocab_size: 3\n", "bad.yaml: model.vocab_size follows from the data"),
         ("model:\n  dropout: 1.0\n", "model.dropout must be at least 0 and below 1 (got 1.0)"),
         ("trainer:\n  limit_train_batches: 3\n", "use trainer.max_steps (in bad.yaml)"),
-        ("ckpt_path: x.ckpt", "ckpt_path: found in a config, expected on the command line alone"),
-        ("config: other.yaml", "bad.yaml: config: found in a config, expected on the command line alone"),
+        ("ckpt_path: x.ckpt", "ckpt_path is allowed only on the command line, not in a config"),
+        ("config: other.yaml", "bad.yaml: config is allowed only on the command line, not in a config"),
     ],
 )
 def test_a_wrong_config_is_one_clear_line(text: str, expected: str, capsys: Capture) -> None:

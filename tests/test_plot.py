@@ -21,11 +21,11 @@ from mlp_lm.training.runs import read_curves
 from tests.conftest import Capture, error_of
 
 
-@pytest.fixture(scope="module")
-def counts(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def counts(good: dict[str, bytes], tmp_path: Path) -> Path:
     """A count model."""
-    path = tmp_path_factory.mktemp("counts") / "counts.npz"
-    assert main(["ngram", str(corpus_file), "--orders=2", f"--save={path}"]) == 0
+    path = tmp_path / "counts.npz"
+    path.write_bytes(good[path.name])
     return path
 
 
@@ -161,6 +161,6 @@ def test_activations_need_the_corpus_of_the_checkpoint(
     args = ["plot", str(checkpoint), "--what=activations"]
     assert "activations need its corpus: " in (message := error_of(args, capsys)) and "no such file" in message
     (tmp_path / "items.txt").write_text(corpus_file.read_text() + "abba\n")
-    assert "the data has other items than the checkpoint was trained with" in error_of(args, capsys)
+    assert "the data has other items than the checkpoint's data" in error_of(args, capsys)
     assert main(["plot", str(checkpoint)]) == 0  # all else can be drawn
     assert "left out: activations: " in capsys.readouterr().err

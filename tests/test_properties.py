@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import unicodedata
 from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies as st
-import pytest
 import yaml
 
-from mlp_lm.errors import CheckpointError, DataError, SettingsError
-from mlp_lm.models.checkpoint import load
-from mlp_lm.models.sampling import Sampling
+from mlp_lm.errors import DataError, SettingsError
 from mlp_lm.parsing import check_config_file
 from mlp_lm.settings import Range, check
 from mlp_lm.text.corpus import SPLITS, decode, encode, load_corpus, read_items
@@ -69,25 +65,6 @@ def test_any_bytes_are_items_or_one_error(content: bytes, tmp_path: Path) -> Non
         assert str(tmp_path) in str(error)
     else:
         assert all(item == unicodedata.normalize("NFC", item).strip() != "" for item in items)
-
-
-def damaged(good: bytes) -> st.SearchStrategy[bytes]:
-    """`good` cut off, with a part replaced, or with something behind it."""
-    places = st.integers(0, len(good) - 1)
-    return st.builds(
-        lambda at, new: good[:at] + new + good[at + len(new) :], places, st.binary(max_size=8)
-    ) | st.builds(lambda at, more: good[:at] + more, places, st.binary(max_size=3))
-
-
-@few
-@hypothesis.given(data=st.data())
-@pytest.mark.parametrize("name", ["best.ckpt", "counts.npz"])
-def test_a_damaged_file_is_a_model_or_one_error(
-    name: str, data: st.DataObject, good: dict[str, bytes], tmp_path: Path
-) -> None:
-    (tmp_path / name).write_bytes(data.draw(damaged(good[name])))
-    with contextlib.suppress(CheckpointError, DataError):
-        load(tmp_path / name).sample(2, Sampling(seed=1))
 
 
 @few

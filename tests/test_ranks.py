@@ -184,8 +184,8 @@ def test_what_the_first_process_or_all_meet_is_one_line(
     ("victim", "signum", "code", "line"),
     [
         ("first", signal.SIGTERM, 143, "mlp_lm fit: SIGTERM at step .* saved .*"),
-        ("first", signal.SIGKILL, -signal.SIGKILL, "mlp_lm fit: error: another process ended.*Connection .*"),
-        ("second", signal.SIGKILL, 2, "mlp_lm fit: error: another process ended.*Connection .*"),
+        ("first", signal.SIGKILL, -signal.SIGKILL, "mlp_lm fit: error: another process died.*Connection .*"),
+        ("second", signal.SIGKILL, 2, "mlp_lm fit: error: another process died.*Connection .*"),
     ],
 )
 def test_when_one_process_is_ended_the_other_ends_with_one_line(

@@ -70,7 +70,7 @@ SPLIT: Settings = {"data.train_path": "a", "data.dev_path": "b", "data.test_path
 AT_ODDS: list[tuple[Settings, str]] = [
     ({"data.train_path": "a"}, "data.dev_path, data.test_path: missing, expected all of data.train_path, "),
     ({**SPLIT, "data.path": "a"}, "data.path: found beside data.train_path"),
-    ({"model.momentum": 0.9, "model.optimizer": "adamw"}, "model.momentum: found 0.9, which only model.optimizer sgd"),
+    ({"model.momentum": 0.9, "model.optimizer": "adamw"}, "model.momentum: applies only to model.optimizer sgd"),
     (TOO_LONG, "trainer.max_steps: found 11, but the learning rate is 0 from step 10 on; raise --model.lr_decay_steps"),
 ]
 

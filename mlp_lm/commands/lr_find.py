@@ -135,11 +135,11 @@ class LrFind(cli.CLI):
             raise SettingsError(f"min must be below --max, {self.options['max']:g} (got {self.options['min']:g})")
 
     def before_instantiate_classes(self) -> None:
-        """A log point after every step."""
+        """A log point after every step, and no callbacks: those of the config may need dev, or write files."""
         trainer = self.options["trainer"]
         trainer["max_steps"] = trainer["val_check_interval"] = self.options["steps"]
         trainer["log_every_n_steps"] = 1
-        trainer["logger"] = False
+        trainer["logger"], trainer["callbacks"] = False, None
 
     def after_instantiate_classes(self) -> None:
         """Refuse several processes before they start."""
@@ -155,16 +155,14 @@ class LrFind(cli.CLI):
         self.trainer.loggers = [recorder]
         self.trainer.limit_val_batches = 0  # dev is not read
         self.trainer.set_threads(self.datamodule.hparams["batch_size"], self.model.network.count_weights())
-        self.model.learning_rate_at, self.model.hparams["lr_decay_steps"] = rates.__getitem__, steps
+        self.model.rates, self.model.hparams["lr_decay_steps"] = rates, steps
         try:
             self.trainer.fit(**kwargs)
         except TrainingError:  # NaN or infinite
             if not recorder.losses:
                 raise
         test = evaluate(rates, recorder.losses, recorder.width)
-        chosen = self.options["output_dir"]
-        folder = runs.empty_folder(chosen, "output_dir") if chosen is not None else None
-        folder = folder or runs.new_folder(self.run_name(), "lr_find", "output_dir")
+        folder = runs.output_folder(self.options["output_dir"], self.run_name(), "lr_find", "output_dir")
         write_files(test, folder)
         print(f"{self.datamodule.source}: {len(test.losses):,} of {steps:,} steps")
         print(render(test, folder))

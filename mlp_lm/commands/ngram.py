@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from inspect import signature
 from typing import Annotated, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from mlp_lm.models.metrics import NLL, evaluate, token_nll
 from mlp_lm.models.network import MLP
 from mlp_lm.models.ngram import Counts, Level, NGramModel, Smoothing, add_k, count, modified_kneser_ney
 from mlp_lm.settings import COUNT, SEED, check
-from mlp_lm.text.corpus import Corpus, corpus_from_settings
+from mlp_lm.text.corpus import DEFAULTS, Corpus, corpus_from_settings
 from mlp_lm.text.windows import Windows, eval_batch_size
 
 ADDED = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # values of k that add_k tries on dev
@@ -47,12 +46,12 @@ def ngram(
     /,
     orders: str = "1,2,3,4,5,6",
     smoothing: Smoothing = "mkn",
-    unique: bool = True,
-    split_seed: Annotated[int, SEED] = 42,
+    unique: bool | None = None,
+    split_seed: Annotated[int, SEED] | None = None,
     train_path: str | None = None,
     dev_path: str | None = None,
     test_path: str | None = None,
-    max_item_length: Annotated[int, COUNT] = 10_000,
+    max_item_length: Annotated[int, COUNT] | None = None,
     test: bool = False,
     mix: str | None = None,
     save: str | None = None,
@@ -68,12 +67,12 @@ def ngram(
         orders: Orders n, from 1 to 12, separated by commas.
         smoothing: mkn is interpolated modified Kneser-Ney; add_k adds the same k, chosen on dev, to every count; none
             leaves relative frequencies, for which unseen events are impossible.
-        unique: Drop repeated items before the split.
-        split_seed: Seed of the shuffle before the split.
+        unique: Drop repeated items before the split; default true, or with --mix the checkpoint's.
+        split_seed: Seed of the shuffle before the split; default 42, or with --mix the checkpoint's.
         train_path: File of the train split, together with dev_path and test_path.
         dev_path: File of the dev split.
         test_path: File of the test split.
-        max_item_length: Longest item allowed, in characters.
+        max_item_length: Longest item allowed, in characters; default 10,000, or with --mix the checkpoint's.
         test: Report the test split too, for the order that is best on dev, and with --mix for the mixture.
         mix: Checkpoint of a network, to mix with the order that is best on dev. Corpus and split are then the
             checkpoint's; if its text has moved, name it as path.
@@ -82,15 +81,13 @@ def ngram(
         json: Write all figures to this file.
     """
     numbers = _orders(orders)
+    mix = None if mix is None else str(checkpoint.resolve(mix))
     paths = {"path": path, "train_path": train_path, "dev_path": dev_path, "test_path": test_path}
     check_outputs([*paths.values(), mix], save=(save, (".npz",)), plot=(plot, PICTURES), json=(json, ()))
-    data = {**paths, "unique": unique, "split_seed": split_seed, "max_item_length": max_item_length}
-    content = checkpoint.read(mix) if mix is not None else None
-    if content is not None:  # what differs from a default was given; another split is then refused below
-        defaults = signature(ngram).parameters
-        given = {name: value for name, value in data.items() if value != defaults[name].default}
-        data = {**content["datamodule_hyper_parameters"], **given}
-    data["path"] = data["path"] or "names"
+    split = {"unique": unique, "split_seed": split_seed, "max_item_length": max_item_length}
+    given = {name: value for name, value in {**paths, **split}.items() if value is not None}
+    content = None if mix is None else checkpoint.read(mix)
+    data = {**DEFAULTS, **(content["datamodule_hyper_parameters"] if content else {}), **given}
     check({f"data.{name}": value for name, value in data.items()}, {})
     corpus = corpus_from_settings(data)
     if content is not None and mix is not None:

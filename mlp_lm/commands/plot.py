@@ -76,7 +76,8 @@ def _embeddings(path: Path, model: LanguageModel) -> Panel:
     if model.network is None:
         raise CheckpointError(f"{path}: counts have no embeddings; expected the checkpoint of a network")
     table = model.network.embedding.weight.detach().double().numpy()
-    return partial(networks.embedding_map, table=table, labels=_labels(model))
+    labels = [model.vocab.show(i) for i in range(len(model.vocab))]
+    return partial(networks.embedding_map, table=table, labels=labels)
 
 
 def _loss(path: Path, model: LanguageModel) -> Panel:
@@ -115,10 +116,6 @@ def _activations(path: Path, model: LanguageModel) -> Panel:
     used = min(len(windows), num_batches * batch_size)
     note = f"over {'all' if used == len(windows) else 'the first'} {used:,} windows of dev"
     return partial(networks.activation_histograms, layers=layers, threshold=SATURATED, note=note)
-
-
-def _labels(model: LanguageModel) -> list[str]:
-    return [model.vocab.show(i) for i in range(len(model.vocab))]
 
 
 PLOTS: dict[str, Callable[[Path, LanguageModel], Panel]] = {

@@ -15,13 +15,13 @@ from mlp_lm.text.vocab import printable
 def sample(file: str, sampling: Sampling, num: Annotated[int, Range(1, 100_000_000)] = 20) -> None:
     """Generate new items from a checkpoint, one a line.
 
-    An item that is cut at the maximal length ends with an ellipsis. How many items are in the corpus already is said on
-    stderr.
+    An item that is cut at the maximal length ends with an ellipsis. Prints to stderr how many of them are already in
+    the corpus.
 
     Args:
         file: Checkpoint or count model to generate from; a run folder stands for its best.ckpt.
         sampling: How items are drawn.
-        num: How many items.
+        num: Number of items.
     """
     model = load(file)
     samples = model.sample(num, sampling)

@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlp_lm.errors import CheckpointError
-from mlp_lm.files import write_atomically
+from mlp_lm.errors import CheckpointError, is_out_of_memory
+from mlp_lm.files import write_atomically, write_or_explain
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel, Mixture, hash_items
 from mlp_lm.models.network import ARCHITECTURE, MLP
 from mlp_lm.models.ngram import Level, NGramModel
@@ -103,13 +103,15 @@ def _read(path: Path) -> Content:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
             version = content.get(KEY, {}).get("format_version")
-    except PermissionError:
-        raise CheckpointError(f"{path}: no permission to read it") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: a checkpoint of another program; it holds objects that ours never do"
+            f"{path}: a checkpoint of another program; it contains objects that mlp_lm never writes"
         ) from error
     except Exception as error:  # damaged bytes can make a reader raise anything
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(f"{path}: damaged, or not a file of mlp_lm") from error
     if version is None:
         raise CheckpointError(f"{path}: a checkpoint of another program; expected one that mlp_lm wrote")
@@ -130,7 +132,7 @@ def write(content: Content, path: PathLike) -> None:
         write_atomically(path, lambda file: torch.save(content, file))
     except (OSError, RuntimeError) as error:  # torch wraps a full disk in an error of its own
         reason = getattr(error, "strerror", None) or getattr(error.__context__, "strerror", None) or error
-        raise CheckpointError(f"{path}: cannot be written ({reason}); the last checkpoint is as it was") from error
+        raise CheckpointError(f"{path}: cannot be written ({reason}); the last checkpoint is unchanged") from error
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ def load_network(content: Content) -> tuple[MLP, int]:
     """The network in the content of a checkpoint, ready to predict, and its context size T."""
     model = content["hyper_parameters"]
     weights = {name.removeprefix(NETWORK_PREFIX): weight for name, weight in content["state_dict"].items()}
-    shape = {name: model[name] for name in ARCHITECTURE}
+    shape = {name: model[name] for name in ARCHITECTURE if name in model}
     return MLP.from_weights(weights, model["vocab_size"], model["context_size"], **shape), model["context_size"]
 
 
@@ -183,16 +185,15 @@ def check_same_data(path: PathLike, data: Content, corpus: Corpus) -> None:
     if data["vocab"] != tokens:
         new, gone = (sorted(set(a) - set(b))[:10] for a, b in ((tokens, data["vocab"]), (data["vocab"], tokens)))
         what = "; ".join(f"{word} {' '.join(map(repr, of))}" for word, of in (("with", new), ("without", gone)) if of)
-        what = f"has other characters ({what})"
+        what = f"has other characters ({what}) than"
     elif hashes and set(torch.cat([*hashes.values()]).tolist()) == {
         item_hash for split in SPLITS for item_hash in hash_items(corpus.items(split)).tolist()
     }:
-        what = "has the same items, but another split (unique, split_seed)"
+        what = "has the same items, but split differently (unique, split_seed) from"
     else:
-        what = "has other items"
+        what = "has other items than"
     raise CheckpointError(
-        f"{path}: the data {what} than the checkpoint was trained with; expected that data (to evaluate other text, "
-        "use `score`)"
+        f"{path}: the data {what} the checkpoint's data; name that data, or use `score` to evaluate other text"
     )
 
 
@@ -212,7 +213,7 @@ def save_counts(
         mixture: A mixture to write.
 
     Raises:
-        CheckpointError: The file cannot be written.
+        SettingsError: The file cannot be written.
     """
     header = {
         "format_version": FORMAT_VERSION,
@@ -230,10 +231,7 @@ def save_counts(
         header |= {"weight": mixture.weight, "context_size": mixture.context_size, "network": network}
         arrays |= {f"network_{name}": tensor.numpy() for name, tensor in mixture.network.state_dict().items()}
     arrays["header"] = np.array(json.dumps({**header, "arrays": [*arrays]}))
-    try:
-        write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from error
+    write_or_explain(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def _language_model_of_counts(content: Content) -> LanguageModel:

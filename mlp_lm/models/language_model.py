@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -136,8 +136,10 @@ class LanguageModel:
             raise DataError(f"{'; '.join(problems)}; the model knows {self.vocab.describe()}")
         if not items:
             return []
-        windows = Windows(encode(items, self.vocab), self.context_size)
-        nats = [value for batch in self._token_nlls(windows) for value in batch.tolist()]
+        windows, nats = Windows(encode(items, self.vocab), self.context_size), []
+        with torch.inference_mode():
+            for contexts, targets in windows.batches(eval_batch_size(len(self.vocab))):
+                nats += token_nll(self.log_probs(contexts), targets).tolist()
         if any(math.isnan(value) for value in nats):
             raise DataError("the model's probabilities are NaN; its training diverged, or the file is damaged")
         scores, first = [], 0
@@ -146,11 +148,6 @@ class LanguageModel:
             scores.append(Score(item, tokens, 0.0 - sum(nats[first : first + tokens])))
             first += tokens
         return scores
-
-    @torch.inference_mode()
-    def _token_nlls(self, windows: Windows) -> Iterator[Tensor]:
-        for contexts, targets in windows.batches(eval_batch_size(len(self.vocab))):
-            yield token_nll(self.log_probs(contexts), targets)
 
 
 class Mixture:

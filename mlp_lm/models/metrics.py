@@ -20,9 +20,6 @@ class NLL:
     nats: float  # sum over the tokens, float64
     tokens: int
 
-    def __add__(self, other: NLL) -> NLL:
-        return NLL(self.nats + other.nats, self.tokens + other.tokens)
-
     @property
     def nats_per_token(self) -> float:
         """The loss: mean negative log-likelihood; NaN without tokens."""
@@ -58,8 +55,8 @@ def token_nll(log_probs: Tensor, targets: Tensor) -> Tensor:
 @torch.inference_mode()
 def evaluate(log_probs: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> NLL:
     """NLL of a function contexts (B, T) to log-probabilities (B, V) over batches of (contexts, targets)."""
-    total = NLL(0.0, 0)
+    nats, tokens = 0.0, 0
     for contexts, targets in batches:
-        nats = token_nll(log_probs(contexts), targets).sum(dtype=torch.float64)
-        total += NLL(nats.item(), targets.numel())
-    return total
+        nats += token_nll(log_probs(contexts), targets).sum(dtype=torch.float64).item()
+        tokens += targets.numel()
+    return NLL(nats, tokens)

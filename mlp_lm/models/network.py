@@ -36,9 +36,6 @@ class Dropout(nn.Module):
         dropped = min(round(self.rate * 65536), 65535)  # of 65536 equally probable draws
         return x * ((draws >= dropped - 32768).to(x.dtype) * (65536 / (65536 - dropped)))
 
-    def extra_repr(self) -> str:
-        return f"rate={self.rate}"
-
 
 class MLP(nn.Module):
     """Embedding table (V, E), `num_layers` tanh layers of H units, output layer: contexts to logits.
@@ -74,7 +71,7 @@ class MLP(nn.Module):
         context_size: int,
         embedding_dim: int,
         hidden_dim: int,
-        num_layers: int,
+        num_layers: int = 1,
     ) -> MLP:
         """The network that has these `weights`, ready to predict. Raises RuntimeError if they do not fit."""
         with torch.device("meta"):  # shapes without numbers
@@ -115,7 +112,7 @@ class MLP(nn.Module):
         return self.forward(contexts).log_softmax(-1)
 
     def activations(self, contexts: Tensor) -> list[Tensor]:
-        """What each tanh layer puts out, (B, H) each, for the `contexts` (B, T), int64; without dropout."""
+        """The outputs of each tanh layer, (B, H) each, for the `contexts` (B, T), int64; without dropout."""
         h = self.embedding(contexts).flatten(1)  # (B, T) -> (B, T, E) -> (B, T·E), a view
         outputs = []
         for layer in self.hidden:
@@ -124,5 +121,5 @@ class MLP(nn.Module):
         return outputs
 
     def count_weights(self) -> int:
-        """How many numbers the network learns."""
+        """Number of trainable parameters."""
         return sum(p.numel() for p in self.parameters())

@@ -112,7 +112,7 @@ class NGramModel:
         return max(self.order - 1, 1)
 
     def count_parameters(self) -> int:
-        """How many numbers the model stores: a probability for each k-gram, a backoff for each context."""
+        """Number of parameters that the model stores: a probability for each k-gram, a backoff for each context."""
         return sum(len(level.probs) + len(level.backoff) for level in self.levels)
 
     def log_probs(self, contexts: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ class Sampling:
 
     Args:
         prompt: What every item starts with.
-        temperature: Below 1 more probable items, above 1 more surprising ones, 0 always the most probable.
+        temperature: Values below 1 favour probable items, above 1 surprising ones; 0 always takes the most probable
+            token.
         top_k: Draw each token from the k most probable ones only (Fan et al. 2018).
         top_p: Draw each token from the fewest most probable ones whose probabilities sum to at least p (nucleus
             sampling, Holtzman et al. 2020).
@@ -82,7 +83,7 @@ def generate(
 
     Args:
         log_probs: Contexts (B, T) int64 to log-probabilities (B, V), on the generator's device.
-        num: How many items.
+        num: Number of items.
         context_size: T.
         sampling: Its temperature, top_k and top_p.
         max_length: An item that has this many tokens without a boundary is cut there.

@@ -20,6 +20,16 @@ from mlp_lm.text.vocab import BOUNDARY, Vocab
 
 SPLITS = ("train", "dev", "test")
 MIN_ITEMS = 6  # the fewest with which no split is empty
+# Of the settings that say what a corpus is: where they are not given, or an older checkpoint lacks them.
+DEFAULTS: Mapping[str, Any] = {
+    "path": "names",
+    "train_path": None,
+    "dev_path": None,
+    "test_path": None,
+    "unique": True,
+    "split_seed": 42,
+    "max_item_length": 10_000,
+}
 
 Ids = npt.NDArray[np.integer[Any]]  # of the smallest type that holds V
 
@@ -88,7 +98,8 @@ def load_corpus(
 
 
 def corpus_from_settings(settings: Mapping[str, Any]) -> Corpus:
-    """`load_corpus` with the `data` settings of a config; other settings are ignored."""
+    """`load_corpus` with the `data` settings of a config; a missing one takes its default, others are ignored."""
+    settings = {**DEFAULTS, **settings}
     split_paths = [settings[f"{split}_path"] for split in SPLITS]
     return load_corpus(
         settings["path"],

@@ -41,9 +41,6 @@ class Vocab:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Vocab) and self.tokens == other.tokens
-
     def __contains__(self, token: str) -> bool:
         return token != "" and token in self._ids
 

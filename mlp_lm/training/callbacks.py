@@ -74,7 +74,7 @@ class Checkpoints(Checkpoint):
         # EarlyStopping looks for them.
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
         if trainer.global_step == 0:
-            self.save_last(trainer)
+            self.save(trainer, self.last)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `last.ckpt`, and `best.ckpt` if dev loss is lower than ever."""
@@ -86,20 +86,16 @@ class Checkpoints(Checkpoint):
         if not (math.isfinite(dev_loss) and all(p.isfinite().all() for p in pl_module.parameters())):
             raise TrainingError(
                 f"dev loss is {dev_loss}, or a weight is NaN or infinite, at step {trainer.global_step:,}; try a lower "
-                f"model.learning_rate. {self.last} is as it was"
+                f"model.learning_rate. {self.last} is unchanged"
             )
         # All processes must agree; without a shared disk, only the first has seen the files of the run so far.
         is_best: bool = trainer.strategy.broadcast(dev_loss < self.best_dev_loss)
         if is_best:
             self.best_dev_loss = dev_loss
-            self._save(trainer, self.best)
-        self.save_last(trainer)
+            self.save(trainer, self.best)
+        self.save(trainer, self.last)
 
-    def save_last(self, trainer: Trainer) -> None:
-        """Write `last.ckpt`."""
-        self._save(trainer, self.last)
-
-    def _save(self, trainer: Trainer, path: Path) -> None:
+    def save(self, trainer: Trainer, path: Path) -> None:
         """Write a checkpoint, and first what was logged until now, so that a resumed run's curves have no gap."""
         if trainer.is_global_zero and not path.parent.is_dir():
             raise CheckpointError(f"{path}: cannot be written, its run folder is gone")
@@ -156,7 +152,7 @@ class StopOnSignal(Callback):
         if not trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
             return
         if save:
-            self.checkpoints.save_last(trainer)
+            self.checkpoints.save(trainer, self.checkpoints.last)
         signum = self.received or signal.SIGTERM
         raise Interrupted(
             f"{signum.name} at step {trainer.global_step:,}: saved {self.checkpoints.last}; "
@@ -175,7 +171,7 @@ class StepProgressBar(Callback):
         self.bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, disable=hidden)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Move on by the steps of one call; tqdm itself keeps from drawing too often."""
+        """Advance by the steps of one call; tqdm itself keeps from drawing too often."""
         self.bar.update(trainer.global_step - self.bar.n)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -43,8 +45,8 @@ from mlp_lm.training.schema import SECTIONS, add_fit_flags, add_seed, config_sch
 from mlp_lm.training.tensorboard import TensorBoardExtras
 from mlp_lm.training.trainer import NOT_OURS, Trainer, report_lost_process
 
-# Arguments of Trainer's methods that are no flags: the path is described by our own, the rest is always the same.
-NO_FLAGS = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
+# Of Trainer's methods that are not flags: the checkpoint's path has a flag of ours, the others are always the same.
+METHOD_ARGUMENTS = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
 NEEDS_CHECKPOINT = {"validate", "test", "predict"}
 set_parsing_settings(config_read_mode_fsspec_enabled=False)  # Lightning lets a setting be the URL of more settings
 
@@ -94,8 +96,8 @@ class CLI(LightningCLI):
     # -- parsing -------------------------------------------------------------------------------------------------
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The one method that was asked for, and its arguments that are no flags."""
-        return {self.method: LightningCLI.subcommands()[self.method] | NO_FLAGS}
+        """The one method that was asked for, and its arguments that are not flags."""
+        return {self.method: LightningCLI.subcommands()[self.method] | METHOD_ARGUMENTS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Links, our own flags, and a checkpoint's settings as defaults: config and command line win."""
@@ -132,7 +134,9 @@ class CLI(LightningCLI):
         self.subparser.prog = f"python -m mlp_lm {self.name}"
         for section in SECTIONS:
             if flag_values(args, f"--{section}"):  # jsonargparse would read a file of settings, unchecked
-                raise SettingsError(f"--{section}: a whole section; expected its settings one by one, or --config FILE")
+                raise SettingsError(
+                    f"--{section} does not take a file; set its options one by one or use --config FILE"
+                )
         configs = flag_values(args, "--config", "-c")
         for path in configs:
             check_config_file(path)
@@ -149,7 +153,7 @@ class CLI(LightningCLI):
         self.options = self.config[self.method]
         # Out of LightningCLI's sight, which would let the checkpoint's settings win.
         if (self.options.pop("ckpt_path", None) is None) != (self.checkpoint is None):
-            raise SettingsError("ckpt_path: found in a config, expected on the command line alone")
+            raise SettingsError("ckpt_path is allowed only on the command line, not in a config")
         self.check_settings()
 
     def check_settings(self) -> None:
@@ -188,14 +192,14 @@ class CLI(LightningCLI):
         """Make the run folder, train, report. The other commands write no run."""
         trainer, data = self.trainer, self.datamodule
         self.lock: FileLock | None = None
-        run_dir = trainer.by_first(self._open_run_folder)
-        checkpoints = Checkpoints(run_dir)
-        resume = ["fit", "--config", str(run_dir / runs.CONFIG), "--ckpt_path", str(checkpoints.last)]
-        added: list[Callback] = [
-            checkpoints,
-            StopOnSignal(checkpoints, shlex.join(["python", "-m", "mlp_lm", *resume])),
-        ]
         try:
+            run_dir = trainer.by_first(self._open_run_folder)
+            checkpoints = Checkpoints(run_dir)
+            resume = ["fit", "--config", str(run_dir / runs.CONFIG), "--ckpt_path", str(checkpoints.last)]
+            added: list[Callback] = [
+                checkpoints,
+                StopOnSignal(checkpoints, shlex.join(["python", "-m", "mlp_lm", *resume])),
+            ]
             if self.options["trainer"]["logger"] is True:
                 # What a killed run has logged after its last checkpoint comes again; at step 0, all of it.
                 step = self.content["global_step"] if self.content else None
@@ -214,18 +218,17 @@ class CLI(LightningCLI):
                 self._report(run_dir, checkpoints)
         finally:
             if self.lock is not None:
-                if self.content is None and not checkpoints.last.exists():
-                    shutil.rmtree(run_dir, ignore_errors=True)  # nothing was trained
+                folder = Path(self.lock.lock_file).parent
+                if self.content is None and not runs.last_checkpoint(folder).exists():
+                    shutil.rmtree(folder, ignore_errors=True)  # nothing was trained
                 self.lock.release()
 
     def _open_run_folder(self) -> Path:
         """The folder of the run, locked, with its config.yaml."""
         if self.checkpoint is not None:
             run_dir = runs.run_folder(self.checkpoint)
-        elif self.options["run_dir"] is not None:
-            run_dir = runs.empty_folder(self.options["run_dir"], "run_dir")
         else:
-            run_dir = runs.new_folder(self.run_name(), "version", "run_dir")
+            run_dir = runs.output_folder(self.options["run_dir"], self.run_name(), "version", "run_dir")
         self.lock = runs.lock_run(run_dir)
         (run_dir / runs.CHECKPOINTS).mkdir(exist_ok=True)
         config = self.options.clone()
@@ -274,19 +277,20 @@ class CLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         nll = NLL(self.trainer.callback_metrics[f"{split}/loss"].item(), tokens=1)
-        whole = self.trainer.limit_val_batches == self.trainer.limit_test_batches == 1
-        tokens = f"{len(self.datamodule.windows(split)):,} tokens" if whole else "of a part of the split"
-        print(f"{split}: {nll}, {tokens}")
+        (done,) = self.trainer.num_val_batches if split == "dev" else self.trainer.num_test_batches
+        there = len(self.datamodule.batches(split))
+        tokens = f"{len(self.datamodule.windows(split)):,} tokens"
+        print(f"{split}: {nll}, {tokens if done == there else f'{done:,} of {there:,} batches'}")
 
     def predict(self, **kwargs: Any) -> None:
         """Write predictions.csv into the run folder: a row for each window of dev."""
         assert self.checkpoint is not None
-        predicted = self.trainer.predict(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
+        predicted = self.trainer.predict(**kwargs, ckpt_path=self.checkpoint, weights_only=True) or []
         path = runs.run_folder(self.checkpoint) / "predictions.csv"
         header = ["context", "target", "nats", "predicted", "probability"]
-        batches = zip(predicted or [], self.datamodule.predict_dataloader(), strict=False)  # fewer if limited
+        batches = zip(predicted, self.datamodule.predict_dataloader(), strict=False)  # fewer if limited
         write_csv(path, chain([header], self._prediction_rows(batches)))
-        print(f"predictions for {len(self.datamodule.windows('dev')):,} windows of dev: {path}")
+        print(f"predictions for {sum(len(nats) for nats, *_ in predicted):,} windows of dev: {path}")
 
     def _prediction_rows(self, batches: Iterable[tuple[Any, Batch]]) -> Iterator[list[str]]:
         show = self.datamodule.corpus.vocab.show
@@ -332,14 +336,23 @@ def check_resumable(path: Path, content: checkpoint.Content, settings: Settings,
 @contextmanager
 def report_unwritable(run_dir: Path) -> Iterator[None]:
     """Raise TrainingError for a run folder that is deleted, or a disk that is full, while the run is trained."""
+
+    def is_ours(error: BaseException | None) -> bool:
+        if not isinstance(error, OSError):
+            return False
+        if not isinstance(error.filename, str | bytes):  # of a write to an open file
+            return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+        return run_dir.absolute() in Path(os.fsdecode(error.filename)).absolute().parents
+
     shown = threading.excepthook
     # TensorBoard's writer works in a thread, and raises its OSError once more in ours.
-    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else shown(args)
+    threading.excepthook = lambda args: None if is_ours(args.exc_value) else shown(args)
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        raise TrainingError(f"{run_dir}: cannot be written ({reason}); last.ckpt is as it was") from error
+        if not is_ours(error):  # of a user's callback or logger, for one
+            raise
+        raise TrainingError(f"{run_dir}: cannot be written ({error.strerror}); last.ckpt is unchanged") from error
     finally:
         threading.excepthook = shown
 
@@ -367,7 +380,11 @@ def run(args: list[str], description: str, cli: type[CLI] = CLI) -> None:
     try:
         with report_lost_process():
             cli([args[0], *configs_first(args[1:])], description)
-    except (MisconfigurationException, ModuleNotFoundError) as error:  # of a callback, for one
+    except MisconfigurationException as error:  # of a callback, for one
+        raise SettingsError(str(error)) from error
+    except ModuleNotFoundError as error:
+        if error.name is not None:  # an import that failed; Lightning's own say what to install
+            raise
         raise SettingsError(str(error)) from error
     except RuntimeError as error:
         if "which is not available" in str(error):  # what EarlyStopping monitors

@@ -125,7 +125,7 @@ class TextDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the order of examples. Raises CheckpointError that names the difference if the data differ."""
+        """Restore the order of examples. Raises CheckpointError that names the difference if the data differ."""
         check_same_data("the checkpoint", state_dict, self.corpus)
         self.order_seed = state_dict["order_seed"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, cast
 
@@ -62,8 +62,8 @@ class MLPModule(LightningModule):
             context_size: T, previous tokens that the network sees; comes from the data.
             embedding_dim: E, width of the embedding table.
             hidden_dim: H, width of a tanh layer.
-            num_layers: How many tanh layers.
-            dropout: Share of the tanh units that each step leaves out.
+            num_layers: Number of tanh layers.
+            dropout: Fraction of tanh units dropped at each step.
             optimizer: sgd as in the lecture, or adamw.
             learning_rate: The highest learning rate.
             momentum: Momentum of sgd.
@@ -87,11 +87,11 @@ class MLPModule(LightningModule):
         self.network = MLP(vocab_size, context_size, embedding_dim, hidden_dim, num_layers, dropout)
         self.dev_loss, self.test_loss = mean_loss(), mean_loss()
         self.automatic_optimization = False  # K steps a call: we run backward and the optimizer ourselves
-        self.learning_rate_at: Callable[[int], float] | None = (
-            None  # of a step, counted from 0; chosen when a fit starts
-        )
+        self.rates: Sequence[float] | None = None  # of all steps, where a range test takes the schedule's place
+        # Chosen when a fit starts; the step that has the rate is counted from 0.
+        self.learning_rate_at: Callable[[int], float] | None = None
+        self._fused: FusedSGD | None = None
         self._dropout_seed = torch.initial_seed() % 2**32
-        self._fused: FusedSGD | None = None  # chosen when a fit starts
         self._losses: list[Tensor] = []  # of the steps since the last log point, (K,) for each call
 
     def forward(self, contexts: Tensor) -> Tensor:
@@ -114,19 +114,15 @@ class MLPModule(LightningModule):
                 raise SettingsError("model.lr_decay_steps: missing; a trainer without max_steps leaves no horizon")
             s["lr_decay_steps"] = self.trainer.max_steps
         check({"trainer.max_steps": self.trainer.max_steps, **{f"model.{name}": s[name] for name in s}}, {})
-        if self.learning_rate_at is None:
-            self.learning_rate_at = partial(
-                learning_rate_at,
-                learning_rate=s["learning_rate"],
-                lr_schedule=s["lr_schedule"],
-                lr_warmup_steps=min(s["lr_warmup_steps"], s["lr_decay_steps"] // 10),
-                lr_decay_steps=s["lr_decay_steps"],
-                lr_drop_at=s["lr_drop_at"],
-                lr_end_factor=s["lr_end_factor"],
-            )
+        names = ("learning_rate", "lr_schedule", "lr_warmup_steps", "lr_decay_steps", "lr_drop_at", "lr_end_factor")
+        schedule = {name: s[name] for name in names}
+        schedule["lr_warmup_steps"] = min(s["lr_warmup_steps"], s["lr_decay_steps"] // 10)
+        self.learning_rate_at = partial(learning_rate_at, **schedule) if self.rates is None else self.rates.__getitem__
+        self._losses.clear()  # an earlier fit may have ended between two log points
 
     def on_train_start(self) -> None:
         """Choose the kind of step."""
+        self._fused = None
         s = self.hparams
         classic = s["optimizer"] == "sgd" and s["momentum"] == s["dropout"] == 0 and s["num_layers"] == 1
         alone = self.trainer.world_size == 1 and self.trainer.precision in ("32-true", "64-true")
@@ -187,11 +183,13 @@ class MLPModule(LightningModule):
             step = self.global_step - len(losses) + int(losses.isfinite().logical_not().nonzero()[0])
             raise TrainingError(
                 f"train loss is {losses[step - self.global_step]} at step {step + 1:,}, where the learning rate is "
-                f"{self.learning_rate_at(step):g}; try a lower model.learning_rate. The checkpoints are as they were"
+                f"{self.learning_rate_at(step):g}; try a lower model.learning_rate. The checkpoints are unchanged"
             )
         self._log({"train/loss": losses.mean().item(), "lr": self.learning_rate_at(self.global_step - 1)})
 
     def _log(self, values: dict[str, float]) -> None:
+        if self.trainer.sanity_checking:  # a plain Lightning Trainer's, on two batches
+            return
         for logger in self.loggers:  # not self.log, whose x axis counts calls of training_step
             logger.log_metrics(values, step=self.global_step)
 
@@ -216,11 +214,11 @@ class MLPModule(LightningModule):
         return token_nll(log_probs, batch[1]), best, best_log_probs.exp()
 
     def on_validation_epoch_end(self) -> None:
-        """Log and forget what dev's batches added up to."""
+        """Log the dev loss and reset the metric."""
         self._log_split("dev", self.dev_loss)
 
     def on_test_epoch_end(self) -> None:
-        """Log and forget what test's batches added up to."""
+        """Log the test loss and reset the metric."""
         self._log_split("test", self.test_loss)
 
     def _log_split(self, split: str, metric: MeanMetric) -> None:

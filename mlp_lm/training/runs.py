@@ -45,6 +45,11 @@ def run_name(config: str, data_path: str) -> str:
     return name.strip(".") or "run"  # never the folder ".."
 
 
+def output_folder(chosen: str | None, name: str, kind: str, flag: str) -> Path:
+    """Make the folder that a user has chosen with `flag`, or else the next free `runs/<name>/<kind>_N`."""
+    return new_folder(name, kind, flag) if chosen is None else empty_folder(chosen, flag)
+
+
 def new_folder(name: str, kind: str, flag: str) -> Path:
     """Make the next free `runs/<name>/<kind>_N`; processes that start together get different ones.
 

@@ -77,7 +77,7 @@ class TensorBoardExtras(Callback):
             writer.add_text("samples", f"{self.model.summary(samples)} (* = in the training set)\n\n{lines}", step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What is worth a look once."""
+        """Write what is drawn only once, at the end."""
         if not trainer.is_global_zero:
             return
         from mlp_lm.figures import networks  # here: most of a run does without

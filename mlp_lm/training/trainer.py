@@ -28,6 +28,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     ProgressBar,
     StochasticWeightAveraging,
+    ThroughputMonitor,
     Timer,
     WeightAveraging,
 )
@@ -35,7 +36,7 @@ from lightning.pytorch.loggers import Logger
 from torch.distributed import DistError
 
 from mlp_lm.errors import LostProcessError, MlpLmError, SettingsError
-from mlp_lm.settings import COUNT, Range
+from mlp_lm.settings import COUNT, Range, check_section
 from mlp_lm.training.callbacks import AtomicCheckpointIO, StepProgressBar
 
 T = TypeVar("T")
@@ -58,10 +59,13 @@ NOT_OURS = {
     "use_distributed_sampler": "processes share out each batch by themselves",
     "reload_dataloaders_every_n_epochs": "the data never change during a run",
     "fast_dev_run": f"{COUNTS_CALLS}; use a small trainer.max_steps",
+    "barebones": "a run needs the checkpoints and losses that it turns off",
 }
 CALLBACKS_NOT_OURS: dict[type[Callback], str] = {
     WeightAveraging: COUNTS_CALLS,
     DeviceStatsMonitor: COUNTS_CALLS,
+    ThroughputMonitor: COUNTS_CALLS,
+    ProgressBar: f"{COUNTS_CALLS}; trainer.enable_progress_bar shows a bar in steps",
     LearningRateMonitor: "the learning rate is logged as lr",
     LearningRateFinder: "use the command lr-find",
     BatchSizeFinder: "set data.batch_size",
@@ -72,7 +76,7 @@ CALLBACKS_NOT_OURS: dict[type[Callback], str] = {
 
 
 class Trainer(LightningTrainer):
-    """Counts in steps, whatever number of them one call of `training_step` runs; passes the rest to Lightning."""
+    """A Trainer that counts optimizer steps; everything else is Lightning's."""
 
     def __init__(
         self,
@@ -91,14 +95,14 @@ class Trainer(LightningTrainer):
         enable_model_summary: bool = False,
         **kwargs: Any,
     ) -> None:
-        """How long, where and how closely watched.
+        """How long to train, on which devices, and what to log.
 
         Args:
             max_steps: Steps to train for.
             val_check_interval: Steps between two validations; checkpoints are written then.
             log_every_n_steps: Steps between two points of the training curve; a point is their mean loss.
             accelerator: cpu, cuda, mps or another that Lightning knows; auto takes CUDA if there is one, else the CPU.
-            devices: How many devices of each machine, or which; each has a process, on a CPU too.
+            devices: Number of devices on each machine, or their indices; each gets a process, on the CPU too.
             precision: Number format of the network.
             num_threads: CPU threads; null takes OMP_NUM_THREADS if it is set, else one for small steps and all cores
                 for larger ones.
@@ -112,6 +116,8 @@ class Trainer(LightningTrainer):
         Raises:
             SettingsError: A setting is invalid or asks for a device that is not there.
         """
+        if refused := [f"trainer.{name}: {NOT_OURS[name]}" for name in kwargs if name in NOT_OURS]:
+            raise SettingsError("; ".join(refused))
         self.num_threads = num_threads
         self.steps_per_validation = val_check_interval
         # What defines a run, and not the machine: kept in its checkpoints.
@@ -121,6 +127,7 @@ class Trainer(LightningTrainer):
             "log_every_n_steps": log_every_n_steps,
             "precision": precision,
         }
+        check_section("trainer", Trainer, {**self.run_settings, "num_threads": num_threads})
         self._omp_num_threads = os.environ.get("OMP_NUM_THREADS")  # before Lightning sets it for several processes
         if accelerator == "auto":  # Lightning would pick MPS on a Mac, which is slower than its CPU here
             accelerator = "cuda" if torch.cuda.is_available() else "cpu"
@@ -131,8 +138,7 @@ class Trainer(LightningTrainer):
                     raise SettingsError(f"trainer.callbacks: found {type(callback).__name__}; {reason}")
             if isinstance(callback, ModelCheckpoint) and not callback.every_n_epochs:
                 raise SettingsError(f"trainer.callbacks: every_n_train_steps of ModelCheckpoint: {COUNTS_CALLS}")
-        has_own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
-        if enable_progress_bar and not has_own_bar and sys.stderr.isatty():
+        if enable_progress_bar and sys.stderr.isatty():
             callbacks.append(StepProgressBar())
         plugins = [AtomicCheckpointIO(), *(plugins if isinstance(plugins, list) else [plugins] if plugins else [])]
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
@@ -147,7 +153,7 @@ class Trainer(LightningTrainer):
                 logger=logger,
                 callbacks=callbacks,
                 plugins=plugins,
-                enable_progress_bar=has_own_bar,  # Lightning's counts calls
+                enable_progress_bar=False,  # Lightning's counts calls
                 enable_model_summary=enable_model_summary,
                 enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
                 # From here on, what is in NOT_OURS.
@@ -163,6 +169,7 @@ class Trainer(LightningTrainer):
                 use_distributed_sampler=False,
                 reload_dataloaders_every_n_epochs=0,
                 fast_dev_run=False,
+                barebones=False,
                 **kwargs,
             )
         except (MisconfigurationException, ImportError, TypeError, ValueError, RuntimeError) as error:
@@ -225,14 +232,14 @@ class Trainer(LightningTrainer):
 
 @contextmanager
 def report_lost_process() -> Iterator[None]:
-    """Raise LostProcessError for what torch raises if another process is gone."""
+    """Turn what torch raises when another process is gone into LostProcessError."""
     try:
         yield
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
         if isinstance(error, DistError) or re.search("gloo|pair closure", reason):  # gloo raises plain RuntimeErrors
             raise LostProcessError(
-                f"another process ended or does not answer ({re.sub(r'^.*?] |[.] .*', '', reason)}); if it said why, "
-                "that is above. last.ckpt is as it was"
+                f"another process died or stopped responding ({re.sub(r'^.*?] |[.] .*', '', reason)}); its own error, "
+                "if any, is printed above. last.ckpt is unchanged"
             ) from error
         raise
