@@ -277,10 +277,10 @@ class CLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         nll = NLL(self.trainer.callback_metrics[f"{split}/loss"].item(), tokens=1)
-        (done,) = self.trainer.num_val_batches if split == "dev" else self.trainer.num_test_batches
-        there = len(self.datamodule.batches(split))
-        tokens = f"{len(self.datamodule.windows(split)):,} tokens"
-        print(f"{split}: {nll}, {tokens if done == there else f'{done:,} of {there:,} batches'}")
+        (evaluated,) = self.trainer.num_val_batches if split == "dev" else self.trainer.num_test_batches
+        batches, tokens = len(self.datamodule.batches(split)), len(self.datamodule.windows(split))
+        part = f"{tokens:,} tokens" if evaluated == batches else f"{evaluated:,} of {batches:,} batches"
+        print(f"{split}: {nll}, {part}")
 
     def predict(self, **kwargs: Any) -> None:
         """Write predictions.csv into the run folder: a row for each window of dev."""
