@@ -173,8 +173,9 @@ def check_config_file(path: str) -> None:
         raise SettingsError(f"{path}: not a config; expected sections such as data:, model: and trainer:")
     for number, key in _repeated_keys(tree):
         raise SettingsError(f"{path}:{number}: {key} occurs twice; expected each section and each setting once")
-    if content.get("config") is not None:
-        raise SettingsError(f"{path}: config is allowed only on the command line, not in a config")
+    for name in ("config", "ckpt_path"):
+        if content.get(name) is not None:
+            raise SettingsError(f"{path}: {name} is allowed only on the command line, not in a config")
     for name in content:
         section, dot, setting = str(name).partition(".")
         if dot:

@@ -104,15 +104,14 @@ FIXED_ON_RESUME = FIXED_BY_WEIGHTS | {
 }
 
 
-def check_unchanged(settings: Settings, trained_with: Settings, fixed: Mapping[str, str]) -> None:
-    """Raise SettingsError, with the reason, for each name in `fixed` whose setting is not as the checkpoint has it."""
-    problems = [
-        f"{name}: found {settings[name]!r}, but the checkpoint has {trained_with[name]!r} ({reason}); leave it out"
-        for name, reason in fixed.items()
-        if name in trained_with and settings[name] != trained_with[name]
-    ]
-    if problems:
-        raise SettingsError("; ".join(problems))
+def changed(settings: Settings, trained_with: Settings, fixed: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong, and why, with each setting in `fixed` that is not as the checkpoint has it."""
+    for name, reason in fixed.items():
+        if name in trained_with and settings[name] != trained_with[name]:
+            yield (
+                f"{name}: found {settings[name]!r}, but the checkpoint has {trained_with[name]!r} ({reason}); "
+                "leave it out"
+            )
 
 
 # -- what settings ask of each other -----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -22,8 +23,8 @@ from mlp_lm.text.windows import Order, Windows
 from mlp_lm.training import cli, datamodule
 from mlp_lm.training.datamodule import Chunks, TextDataModule
 from mlp_lm.training.module import MLPModule
-from mlp_lm.training.trainer import Trainer
-from tests.conftest import Capture, assert_same_run, fit, last, report, scalars, state
+from mlp_lm.training.trainer import Trainer, run_length
+from tests.conftest import SMALL, Capture, assert_same_run, fit, last, report, scalars, state
 
 DIVERGING = ["--model.optimizer=sgd", "--model.dropout=0", "--model.lr_schedule=constant"]
 
@@ -37,7 +38,7 @@ def test_a_run_leaves_config_events_checkpoints_and_report(run_dir: Path) -> Non
     assert content["steps"] == 12
     assert content["weights"] == 10 * 4 + (3 * 4 * 16 + 16) + (16 * 10 + 10)
     assert content["settings"]["data"]["context_size"] == content["settings"]["model"]["context_size"] == 3
-    assert content["settings"]["model"]["lr_decay_steps"] == 12
+    assert content["settings"]["model"]["lr_decay_steps"] is None  # max_steps, whatever that will be
     assert len(content["samples"]) == 10 and content["samples"][0].keys() == {"text", "seen_in"}
 
 
@@ -192,11 +193,55 @@ def test_report_test_false_leaves_test_unread(
 def test_what_fit_prints(corpus_file: Path, tmp_path: Path, capfd: Capture) -> None:
     fit(corpus_file, tmp_path / "run")
     out, err = capfd.readouterr()
-    assert err == ""  # no bar where stderr is no terminal, nothing of Lightning's
+    # A line for each validation where stderr is no terminal, and nothing of Lightning's.
+    assert re.sub(r"\d+\.\d{4}|\d+ steps/s", "#", err) == (
+        "step 5 of 12: train #, dev #, #, 00:00 left\n"
+        "step 10 of 12: train #, dev #, #, 00:00 left\n"
+        "step 12 of 12: train #, dev #, #, 00:00 left\n"
+    )
+    assert out.startswith(f"{corpus_file}: 966 / ")
     for expected in ("weights, 12 steps", "nats/token", "dev ", "test ", "samples", "tensorboard --logdir"):
         assert expected in out
     assert f"sample {tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}" in out
     assert "guessing" not in out
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "val_check_interval", "steps_per_pass", "expected"),
+    [
+        (None, None, 3.51, (70, 6)),
+        (None, None, 0.01, (1, 1)),
+        (None, None, 1000, (3000, 250)),
+        (600, None, 3.51, (600, 50)),
+        (None, 9, 3.51, (70, 9)),
+        (200_000, None, 3.51, (200_000, 250)),
+    ],
+)
+def test_a_small_text_is_trained_on_for_twenty_passes(
+    max_steps: int | None, val_check_interval: int | None, steps_per_pass: float, expected: tuple[int, int]
+) -> None:
+    assert run_length(max_steps, val_check_interval, steps_per_pass) == expected
+
+
+def test_a_length_that_was_chosen_stands_in_the_first_line_and_in_config_yaml(
+    corpus_file: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(["fit", f"--data.path={corpus_file}", f"--run_dir={tmp_path / 'run'}", *SMALL]) == 0
+    assert "; 19 steps, 20.1 passes over train; run " in capsys.readouterr().out
+    trainer = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]
+    assert (trainer["max_steps"], trainer["val_check_interval"]) == (19, 2)
+
+
+def test_the_report_says_where_dev_was_best_and_that_a_run_was_stopped_early(
+    corpus_file: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    stop = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=dev/loss"]
+    fit(corpus_file, tmp_path / "run", "--trainer.max_steps=1000", *stop, "--trainer.callbacks.patience=60")
+    out = capsys.readouterr().out
+    best = report(tmp_path / "run")["best_step"]
+    assert report(tmp_path / "run")["steps"] == best + 300
+    assert f"{best + 300} of 1,000 steps in " in out
+    assert f"dev was best at step {best}; from there on the network only memorises train" in out
 
 
 def test_a_network_that_is_worse_than_guessing_says_so(corpus_file: Path, tmp_path: Path, capfd: Capture) -> None:
@@ -210,7 +255,7 @@ def test_on_a_terminal_there_is_a_bar_in_steps(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     fit(corpus_file, tmp_path / "run", "--data.steps_per_execution=4")
     bar = capsys.readouterr().err
-    assert "12/12" in bar and "step/s" in bar and "dev loss 2." in bar
+    assert "12/12" in bar and "step/s" in bar and "train 2." in bar and ", dev 2." in bar
 
 
 @pytest.mark.parametrize(("command", "split"), [("validate", "dev"), ("test", "test")])
@@ -280,7 +325,7 @@ def test_a_run_folder_that_is_deleted_while_training_is_one_line(
     capfd: Capture,
 ) -> None:
     monkeypatch.setattr(MLPModule, moment, lambda _: shutil.rmtree(tmp_path / "run"))
-    fit(corpus_file, tmp_path / "run", f"--trainer.logger={logger}", expected=2)
+    fit(corpus_file, tmp_path / "run", f"--trainer.logger={logger}", "--trainer.enable_progress_bar=false", expected=2)
     err = capfd.readouterr().err
     assert f"{tmp_path}/{expected}" in err and err.count("\n") == 1
 
@@ -342,7 +387,7 @@ def test_a_run_whose_first_line_cannot_be_printed_leaves_no_folder(
     capfd: Capture,
 ) -> None:
     monkeypatch.setattr(sys, "stdout", open(stdout(), "w") if stdout else None)  # noqa: SIM115 - closed below
-    run = fit(corpus_file, tmp_path / "run", expected=code)
+    run = fit(corpus_file, tmp_path / "run", "--trainer.enable_progress_bar=false", expected=code)
     with suppress(AttributeError, OSError):
         sys.stdout.close()
     assert capfd.readouterr().err == error

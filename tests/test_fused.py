@@ -111,5 +111,5 @@ def test_a_run_can_be_resumed_with_the_other_kind_of_step(corpus_file: Path, tmp
 def test_the_handwritten_step_is_taken_only_if_it_applies(
     corpus_file: Path, tmp_path: Path, capfd: Capture, flag: str
 ) -> None:
-    fit(corpus_file, tmp_path / "run", *CLASSIC, flag, "--trainer.max_steps=1")
+    fit(corpus_file, tmp_path / "run", *CLASSIC, flag, "--trainer.max_steps=1", "--trainer.enable_progress_bar=false")
     assert capfd.readouterr().err == ""

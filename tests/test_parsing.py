@@ -37,7 +37,15 @@ def printed(args: list[str], capsys: Capture) -> str:
 @pytest.mark.parametrize(
     ("command", "described"),
     [
-        ("fit", ["--model.dropout", "each step; at least 0 and below 1", "Steps to train for; between", "--run_dir"]),
+        (
+            "fit",
+            [
+                "--model.dropout",
+                "each step; at least 0 and below 1",
+                "Momentum of sgd; at least 0 and below 1",
+                "--run_dir",
+            ],
+        ),
         ("test", ["--ckpt_path", "Checkpoint or run folder"]),
         ("sample", ["--prompt", "p (nucleus sampling", "above 0 and at most 1", "file Checkpoint or count model"]),
         ("score", ["--output", "--skip_unknown", "items Text file with one item a line"]),

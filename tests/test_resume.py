@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shlex
@@ -20,7 +21,19 @@ from filelock import FileLock
 
 from mlp_lm.cli import main
 from mlp_lm.training import runs
-from tests.conftest import Capture, assert_same_run, before_step, events, fit, last, report, scalars, state, stop_at
+from tests.conftest import (
+    Capture,
+    assert_same_run,
+    before_step,
+    error_of,
+    events,
+    fit,
+    last,
+    report,
+    scalars,
+    state,
+    stop_at,
+)
 
 STEPS = 40  # of batches of 50, some of which span two epochs of 966 windows
 LOG_POINTS = sorted({*range(4, STEPS, 4), *range(9, STEPS, 9), STEPS})
@@ -80,7 +93,7 @@ def test_a_signal_saves_last_ckpt_and_prints_the_command_that_resumes(
     signum: signal.Signals, code: int, corpus_file: Path, tmp_path: Path, capfd: Capture
 ) -> None:
     before = signal.getsignal(signum)
-    flags = ["--trainer.log_every_n_steps=3", "--report_test=false"]  # which a checkpoint does not hold
+    flags = ["--trainer.log_every_n_steps=3", "--report_test=false", "--trainer.enable_progress_bar=false"]
     with pytest.MonkeyPatch.context() as patch:
         stop_at(6, signum, patch)
         run = fit(corpus_file, tmp_path / "my run", *flags, expected=code)
@@ -144,6 +157,31 @@ def test_a_checkpoint_that_was_moved_resumes_there_with_its_own_seed(corpus_file
     assert (tmp_path / "moved" / "checkpoints" / "best.ckpt").exists()
 
 
+def test_one_flag_trains_on_and_the_schedule_follows(run_dir: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    assert main(["fit", f"--ckpt_path={run}", "--trainer.max_steps=24"]) == 0
+    rates = dict(scalars(run)["lr"])
+    assert rates[12] == pytest.approx(0.006 * 0.5 * (1 + math.cos(math.pi * 11 / 12)), rel=1e-5)
+    assert rates[16] == pytest.approx(0.006 * 0.5 * (1 + math.cos(math.pi * 15 / 24)), rel=1e-5)
+    assert report(run)["steps"] == 24
+
+
+def test_auto_starts_a_run_and_resumes_it(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)  # what a job leaves that was killed before its first checkpoint
+    for name in (".lock", "config.yaml", "events.out.tfevents.1"):
+        (run / name).touch()
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(6, signal.SIGTERM, patch)
+        fit(corpus_file, run, "--ckpt_path=auto", "--trainer.log_every_n_steps=4", expected=143)
+    assert state(run)["global_step"] == 8
+    fit(corpus_file, run, "--ckpt_path=auto", "--trainer.log_every_n_steps=4")
+    assert f"run {run}, resumed at step 8\n" in capsys.readouterr().out
+    assert report(run)["steps"] == 12
+    message = error_of(["fit", "--ckpt_path=auto"], capsys)
+    assert "ckpt_path: auto resumes the run in --run_dir, which is missing" in message
+
+
 def test_a_resumed_run_is_not_finished_and_its_config_is_the_one_it_was_resumed_with(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +189,7 @@ def test_a_resumed_run_is_not_finished_and_its_config_is_the_one_it_was_resumed_
     content = torch.load(last(run), weights_only=True)
     content["callbacks"]["Checkpoints"]["seconds"] = 1000.0
     torch.save(content, last(run))
-    more = ["--trainer.max_steps=40", "--model.lr_decay_steps=40"]
+    more = ["--trainer.max_steps=40"]
     with monkeypatch.context() as patch:
         stop_at(15, signal.SIGTERM, patch)
         assert main(["fit", f"--ckpt_path={run}", *more]) == 143
@@ -191,8 +229,8 @@ def test_a_run_that_is_being_trained_is_not_resumed_by_a_second_process(
         before_step(6, lambda: codes.append(main(second)), patch)
         run = fit(corpus_file, tmp_path / "run", "--data.steps_per_execution=1")
     assert codes == [2]
-    expected = f"mlp_lm fit: error: run_dir: {run} is being trained by another process; wait for it\n"
-    assert capfd.readouterr().err == expected
+    error = f"mlp_lm fit: error: run_dir: {run} is being trained by another process; wait for it"
+    assert error in capfd.readouterr().err.splitlines()
     assert report(run)["steps"] == 12  # the first is not disturbed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from mlp_lm.errors import CheckpointError, Interrupted, TrainingError
 from mlp_lm.models import checkpoint
@@ -161,29 +162,53 @@ class StopOnSignal(Callback):
         )
 
 
-class StepProgressBar(Callback):
-    """A bar in steps, whatever number of them one call of `training_step` runs."""
+class Progress(Callback):
+    """Shows how far a run is: by a bar on a terminal or in a notebook, elsewhere by a line after each validation."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm[Any] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar where the run stands."""
-        total, done = trainer.max_steps, trainer.global_step
-        hidden = not trainer.is_global_zero
-        self.bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, disable=hidden)
+        self.first_step, self.start = trainer.global_step, time.perf_counter()
+        shows_bars = sys.stderr.isatty() or "ipykernel" in sys.modules
+        if shows_bars and trainer.is_global_zero:
+            self.bar = tqdm(total=trainer.max_steps, initial=self.first_step, unit="step", dynamic_ncols=True)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Advance by the steps of one call; tqdm itself keeps from drawing too often."""
-        self.bar.update(trainer.global_step - self.bar.n)
+        if self.bar is not None:
+            step = trainer.global_step
+            if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # public, but not declared
+                self.bar.set_postfix_str(_losses(trainer), refresh=False)
+            self.bar.update(step - self.bar.n)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the latest dev loss."""
-        if trainer.state.fn == "fit":
-            self.bar.set_postfix_str(f"dev loss {trainer.callback_metrics['dev/loss']:.4f}", refresh=False)
+        """Show the losses."""
+        if trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        if self.bar is not None:
+            self.bar.set_postfix_str(_losses(trainer), refresh=False)
+            return
+        step, end = trainer.global_step, trainer.max_steps
+        speed = (step - self.first_step) / (time.perf_counter() - self.start)
+        left = tqdm.format_interval((end - step) / speed)
+        print(f"step {step:,} of {end:,}: {_losses(trainer)}, {speed:,.0f} steps/s, {left} left", file=sys.stderr)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the bar as it is."""
-        self.bar.close()
+        self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the line to the error message."""
-        if hasattr(self, "bar"):
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
             self.bar.close()
+
+
+def _losses(trainer: Trainer) -> str:
+    """The latest train and dev loss, nats/token."""
+    latest = trainer.callback_metrics
+    return ", ".join(f"{name} {latest[f'{name}/loss']:.4f}" for name in ("train", "dev") if f"{name}/loss" in latest)

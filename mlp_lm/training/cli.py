@@ -33,7 +33,7 @@ from mlp_lm.files import write_csv, write_json, write_text
 from mlp_lm.models import checkpoint
 from mlp_lm.models.metrics import NLL
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
-from mlp_lm.settings import FIXED_BY_WEIGHTS, FIXED_ON_RESUME, SEED, Settings, check, check_unchanged, ranges
+from mlp_lm.settings import FIXED_BY_WEIGHTS, FIXED_ON_RESUME, SEED, Settings, changed, check, ranges
 from mlp_lm.text.corpus import SPLITS
 from mlp_lm.text.windows import Batch
 from mlp_lm.training import runs
@@ -43,7 +43,7 @@ from mlp_lm.training.module import MLPModule
 from mlp_lm.training.report import build_report, render
 from mlp_lm.training.schema import SECTIONS, add_fit_flags, add_seed, config_schema
 from mlp_lm.training.tensorboard import TensorBoardExtras
-from mlp_lm.training.trainer import NOT_OURS, Trainer, report_lost_process
+from mlp_lm.training.trainer import NOT_OURS, Trainer, report_lost_process, run_length
 
 # Of Trainer's methods that are not flags: the checkpoint's path has a flag of ours, the others are always the same.
 METHOD_ARGUMENTS = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
@@ -85,6 +85,13 @@ class CLI(LightningCLI):
 
     def _find_checkpoint(self, args: list[str]) -> Path | None:
         given = flag_values(args, "--ckpt_path")
+        self.auto = self.method == "fit" and given[-1:] == ["auto"]
+        if self.auto:
+            run_dir = flag_values(args, "--run_dir")
+            if not run_dir:
+                raise SettingsError("ckpt_path: auto resumes the run in --run_dir, which is missing")
+            last = runs.last_checkpoint(Path(os.path.expanduser(run_dir[-1])))
+            return last if last.exists() else None
         if given:
             last = runs.last_checkpoint(Path(given[-1]))
             resumes = self.method == "fit" and given[-1] and last.exists()
@@ -120,8 +127,10 @@ class CLI(LightningCLI):
 
     def add_own_flags(self, parser: LightningArgumentParser) -> None:
         """The flags beside those of trainer, model and data."""
-        does = "Resume the run of this checkpoint or run folder" if self.method == "fit" else "Checkpoint or run folder"
-        parser.add_argument("--ckpt_path", type=str | None, help=f"{does}; its settings are the defaults")
+        does = "Checkpoint or run folder"
+        if self.method == "fit":
+            does = "Resume the run of this checkpoint or run folder; auto resumes the run in run_dir or starts it there"
+        parser.add_argument("--ckpt_path", type=str | None, help=f"{does}; a checkpoint's settings are the defaults")
         if self.method == "fit":
             add_fit_flags(parser)
             schema = "Print a JSON schema of configs, for editors, and exit"
@@ -152,8 +161,7 @@ class CLI(LightningCLI):
             raise SettingsError(f"{error}{blame}") from error
         self.options = self.config[self.method]
         # Out of LightningCLI's sight, which would let the checkpoint's settings win.
-        if (self.options.pop("ckpt_path", None) is None) != (self.checkpoint is None):
-            raise SettingsError("ckpt_path is allowed only on the command line, not in a config")
+        self.options.pop("ckpt_path", None)
         self.check_settings()
 
     def check_settings(self) -> None:
@@ -166,15 +174,31 @@ class CLI(LightningCLI):
         self.settings = settings
         if self.content is None or self.checkpoint is None:
             return
+        fixed = FIXED_ON_RESUME if self.method == "fit" else FIXED_BY_WEIGHTS
+        problems = [*changed(settings, checkpoint.settings(self.content), fixed)]
         if self.method == "fit":
-            check_resumable(self.checkpoint, self.content, settings, self.options["run_dir"])
-        else:
-            check_unchanged(settings, checkpoint.settings(self.content), FIXED_BY_WEIGHTS)
+            if self.options["run_dir"] is not None and not self.auto:
+                problems.append("run_dir: a resumed run stays in its own folder; leave out --run_dir")
+            problems += resume_problems(self.checkpoint, self.content, settings)
+        if problems:
+            raise SettingsError("; ".join(problems))
 
     def before_instantiate_classes(self) -> None:
         """An evaluation prints its losses; Lightning would write them to ./lightning_logs, too."""
         if self.method != "fit" and self.options["trainer"]["logger"] is True:
             self.options["trainer"]["logger"] = False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Choose the length of a run if it is left open, now that the data are there."""
+        if self.method == "fit":
+            names = ("max_steps", "val_check_interval")
+            max_steps, val_check_interval = (self.options["trainer"][name] for name in names)
+            length = run_length(max_steps, val_check_interval, self.datamodule.steps_per_pass)
+            for name, steps in zip(names, length, strict=True):
+                kwargs[name] = self.options["trainer"][name] = steps  # the latter for config.yaml
+        trainer = super().instantiate_trainer(**kwargs)
+        assert isinstance(trainer, Trainer)
+        return trainer
 
     def after_instantiate_classes(self) -> None:
         """Check the data before Lightning loads weights of perhaps another size; start the other processes, if any."""
@@ -244,7 +268,11 @@ class CLI(LightningCLI):
         data = self.datamodule
         windows = " / ".join(f"{len(getattr(data.corpus, split)):,}" for split in SPLITS)
         several = f"; {self.trainer.world_size} processes" if self.trainer.world_size > 1 else ""
-        text = f"{data.source}: {windows} windows in {' / '.join(SPLITS)}, {data.vocab_size} tokens; run {run_dir}"
+        text = f"{data.source}: {windows} windows in {' / '.join(SPLITS)}, {data.vocab_size} tokens"
+        steps = self.trainer.max_steps
+        text += f"; {steps:,} steps, {steps / data.steps_per_pass:.3g} passes over train; run {run_dir}"
+        if self.content:
+            text += f", resumed at step {self.content['global_step']:,}"
         return text + several
 
     def _report(self, run_dir: Path, checkpoints: Checkpoints) -> None:
@@ -257,6 +285,7 @@ class CLI(LightningCLI):
             seconds=checkpoints.seconds,
             first_step=self.content["global_step"] if self.content else 0,
             steps=self.trainer.global_step,
+            max_steps=self.trainer.max_steps,
             with_test=self.options["report_test"],
             seed=self.options["seed_everything"],
         )
@@ -300,21 +329,17 @@ class CLI(LightningCLI):
                 yield ["".join(map(show, context)), show(target), f"{nats:.4f}", show(best), f"{probability:.4f}"]
 
 
-def check_resumable(path: Path, content: checkpoint.Content, settings: Settings, run_dir: str | None) -> None:
-    """Raise SettingsError if a run cannot be resumed with these settings, or would lose what it has reached.
+def resume_problems(path: Path, content: checkpoint.Content, settings: Settings) -> Iterator[str]:
+    """Why a run cannot be resumed from a checkpoint with these settings, or would lose what it has reached.
 
     Args:
         path: The checkpoint to resume from.
         content: What it holds.
         settings: Of the run, as in a config.
-        run_dir: A folder that the user has named.
     """
-    check_unchanged(settings, checkpoint.settings(content), FIXED_ON_RESUME)
-    if run_dir is not None:
-        raise SettingsError("run_dir: a resumed run stays in its own folder; leave out --run_dir")
     step, limit, folder = content["global_step"], settings["trainer.max_steps"], runs.run_folder(path)
     if step > limit:
-        raise SettingsError(f"trainer.max_steps: found {limit:,}, but the checkpoint is at step {step:,} already")
+        yield f"trainer.max_steps: found {limit:,}, but the checkpoint is at step {step:,} already"
     last = runs.last_checkpoint(folder)
     if last.exists() and not path.samefile(last):
         try:
@@ -322,15 +347,15 @@ def check_resumable(path: Path, content: checkpoint.Content, settings: Settings,
         except CheckpointError:  # what is left of a damaged run may be resumed
             reached = -1
         if reached > step:
-            raise SettingsError(
+            yield (
                 f"ckpt_path: {path} is at step {step:,}, but its run has reached step {reached:,}, which would be "
                 f"lost; resume {last}, or copy the file into a new folder and resume the copy"
             )
     if step == limit and (folder / runs.REPORT).exists():
-        raise SettingsError(
-            f"trainer.max_steps: found {limit:,}, where this run has ended; to train on, raise it, "
-            "and model.lr_decay_steps with it"
-        )
+        names = ["trainer.max_steps"] + ["model.lr_decay_steps"] * (settings["model.lr_decay_steps"] is not None)
+        longer = [f"--{name}={limit + limit // 2}" for name in names]
+        command = shlex.join(["python", "-m", "mlp_lm", "fit", f"--ckpt_path={path}", *longer])
+        yield f"trainer.max_steps: found {limit:,}, where this run has ended; to train on: {command}"
 
 
 @contextmanager

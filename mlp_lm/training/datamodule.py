@@ -72,6 +72,11 @@ class TextDataModule(LightningDataModule):
         """V, tokens including the boundary."""
         return len(self.corpus.vocab)
 
+    @property
+    def steps_per_pass(self) -> float:
+        """How many steps see each window of train once."""
+        return len(self.corpus.train) / int(self.hparams["batch_size"])
+
     def windows(self, split: str) -> Windows:
         """The windows of train, dev or test."""
         if split not in self._windows:

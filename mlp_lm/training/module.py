@@ -72,7 +72,8 @@ class MLPModule(LightningModule):
             lr_schedule: constant; step: multiplied by lr_end_factor once, at lr_drop_at of the horizon; cosine: falls
                 to lr_end_factor of learning_rate at the horizon.
             lr_warmup_steps: Steps over which the learning rate grows from 0; at most a tenth of the horizon.
-            lr_decay_steps: Horizon of the schedule in steps; null means trainer.max_steps.
+            lr_decay_steps: Horizon of the schedule in steps; null means trainer.max_steps, also when that is raised to
+                train on.
             lr_drop_at: Where schedule step drops, as a share of the horizon.
             lr_end_factor: What is left of learning_rate after the drop or at the end of the cosine.
             handwritten_step: Take the step with gradients written by hand where it applies: one process, one layer, no
@@ -107,16 +108,15 @@ class MLPModule(LightningModule):
         return build_optimizer(self.network, **{name: self.hparams[name] for name in names})
 
     def on_fit_start(self) -> None:
-        """Choose the schedule; a resumed run keeps its horizon."""
+        """Choose the schedule."""
         s = self.hparams
-        if s["lr_decay_steps"] is None:
-            if self.trainer.max_steps < 1:
-                raise SettingsError("model.lr_decay_steps: missing; a trainer without max_steps leaves no horizon")
-            s["lr_decay_steps"] = self.trainer.max_steps
         check({"trainer.max_steps": self.trainer.max_steps, **{f"model.{name}": s[name] for name in s}}, {})
-        names = ("learning_rate", "lr_schedule", "lr_warmup_steps", "lr_decay_steps", "lr_drop_at", "lr_end_factor")
+        horizon = s["lr_decay_steps"] or self.trainer.max_steps
+        if horizon < 1:
+            raise SettingsError("model.lr_decay_steps: missing; a trainer without max_steps leaves no horizon")
+        names = ("learning_rate", "lr_schedule", "lr_drop_at", "lr_end_factor")
         schedule = {name: s[name] for name in names}
-        schedule["lr_warmup_steps"] = min(s["lr_warmup_steps"], s["lr_decay_steps"] // 10)
+        schedule |= {"lr_decay_steps": horizon, "lr_warmup_steps": min(s["lr_warmup_steps"], horizon // 10)}
         self.learning_rate_at = partial(learning_rate_at, **schedule) if self.rates is None else self.rates.__getitem__
         self._losses.clear()  # an earlier fit may have ended between two log points
 
@@ -185,6 +185,7 @@ class MLPModule(LightningModule):
                 f"train loss is {losses[step - self.global_step]} at step {step + 1:,}, where the learning rate is "
                 f"{self.learning_rate_at(step):g}; try a lower model.learning_rate. The checkpoints are unchanged"
             )
+        self.trainer.callback_metrics["train/loss"] = losses.mean()
         self._log({"train/loss": losses.mean().item(), "lr": self.learning_rate_at(self.global_step - 1)})
 
     def _log(self, values: dict[str, float]) -> None:

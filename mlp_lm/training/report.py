@@ -33,6 +33,7 @@ def build_report(
     seconds: float,
     first_step: int,
     steps: int,
+    max_steps: int,
     with_test: bool,
     seed: int,
 ) -> dict[str, Any]:
@@ -44,7 +45,8 @@ def build_report(
         data: Its data.
         seconds: Wall time of training, over all fits of the run.
         first_step: Where this fit began; 0 unless it resumed a run.
-        steps: Of the whole run.
+        steps: Of the whole run so far.
+        max_steps: How many were planned.
         with_test: Whether to read test.
         seed: Of the samples.
     """
@@ -65,6 +67,7 @@ def build_report(
         "device": str(module.device),
         "first_step": first_step,
         "steps": steps,
+        "max_steps": max_steps,
         "seconds": round(seconds, 2),
         "samples": [
             {"text": str(sample), "seen_in": sample.seen_in}
@@ -82,11 +85,13 @@ def build_report(
 
 def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
     """The report as text for the terminal."""
+    steps, best_step = report["steps"], report["best_step"]
+    planned = f" of {report['max_steps']:,}" if steps < report["max_steps"] else ""
     now = f", {report['steps'] - report['first_step']:,} of them now," if report["first_step"] else ""
     lines = [
         "",
-        f"{report['weights']:,} weights, {report['steps']:,} steps in {report['seconds']:.1f} s{now} "
-        f"on {report['device']}; losses of best.ckpt, step {report['best_step']:,}:",
+        f"{report['weights']:,} weights, {steps:,}{planned} steps in {report['seconds']:.1f} s{now} "
+        f"on {report['device']}; losses of best.ckpt, step {best_step:,}:",
         "        nats/token  perplexity  bits/token",
     ]
     for split, loss in report["losses"].items():
@@ -97,6 +102,12 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
         lines.append(
             f"  dev is no better than guessing uniformly among {report['vocab_size']} tokens: the network has diverged "
             "or memorised train. What helps: more text, fewer steps, a smaller network; or counts (ngram)"
+        )
+    elif best_step < 0.7 * steps:
+        lines.append(
+            f"  dev was best at step {best_step:,}; from there on the network only memorises train. To end such a run "
+            f"sooner: --trainer.max_steps {best_step}, or --trainer.callbacks+=EarlyStopping "
+            "--trainer.callbacks.monitor=dev/loss"
         )
     samples = [starred(**sample) for sample in report["samples"]]
     legend = " (* = in the training set)" if any(s["seen_in"] == "train" for s in report["samples"]) else ""

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from mlp_lm.errors import SettingsError
 
 ROOT = Path("runs")
-CHECKPOINTS, REPORT, CONFIG = "checkpoints", "report.json", "config.yaml"
+CHECKPOINTS, REPORT, CONFIG, LOCK = "checkpoints", "report.json", "config.yaml", ".lock"
 Curve = list[tuple[int, float]]  # (step, value), steps ascending
 
 
@@ -79,16 +79,22 @@ def empty_folder(name: str, flag: str) -> Path:
                 f"--ckpt_path {last_checkpoint(path)}"
             )
         path.mkdir(parents=True, exist_ok=True)
-        if not name or any(path.iterdir()):
+        if not name or (any(path.iterdir()) and not _was_killed_at_once(path)):
             raise SettingsError(f"{flag}: {name or 'the working folder'} is not empty; name a new folder")
         return path
     except OSError as error:
         raise SettingsError(f"{flag}: {path} cannot be used ({error.strerror}); name a new folder") from error
 
 
+def _was_killed_at_once(run_dir: Path) -> bool:
+    """Whether a folder holds nothing but what a run leaves that was killed before its first checkpoint."""
+    names = {entry.name for entry in run_dir.iterdir() if not entry.name.startswith("events.out.tfevents")}
+    return LOCK in names and names <= {LOCK, CONFIG, CHECKPOINTS}
+
+
 def lock_run(run_dir: Path) -> FileLock:
     """Lock a run folder while its run is trained. Raises SettingsError if another process trains it."""
-    lock = FileLock(run_dir / ".lock")
+    lock = FileLock(run_dir / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:

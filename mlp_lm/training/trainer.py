@@ -5,6 +5,7 @@ The one thing that is unusual: a Lightning epoch is the stretch from one validat
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -37,10 +38,11 @@ from torch.distributed import DistError
 
 from mlp_lm.errors import LostProcessError, MlpLmError, SettingsError
 from mlp_lm.settings import COUNT, Range, check_section
-from mlp_lm.training.callbacks import AtomicCheckpointIO, StepProgressBar
+from mlp_lm.training.callbacks import AtomicCheckpointIO, Progress
 
 T = TypeVar("T")
 
+MAX_STEPS, PASSES = 3000, 20  # over train, by default
 SMALL_STEP = 2**22  # multiply-adds of a forward pass, about: batch size times weights
 
 # What Lightning's Trainer has and ours has not, and why.
@@ -75,14 +77,27 @@ CALLBACKS_NOT_OURS: dict[type[Callback], str] = {
 }
 
 
+def run_length(
+    max_steps: int | None, val_check_interval: int | None, steps_per_pass: float = math.inf
+) -> tuple[int, int]:
+    """`max_steps` and `val_check_interval`, chosen where they are None, for a train split of `steps_per_pass` steps.
+
+    A small text is soon memorised: of 5 to 60 passes with the other settings at their defaults, 20 were best, or within
+    0.05 nats of it, for lists of 50, 200, 600, 2,000 and 5,000 items.
+    """
+    if max_steps is None:
+        max_steps = max(1, round(min(PASSES * steps_per_pass, MAX_STEPS)))
+    return max_steps, min(-(-max_steps // 12), 250) if val_check_interval is None else val_check_interval
+
+
 class Trainer(LightningTrainer):
     """A Trainer that counts optimizer steps; everything else is Lightning's."""
 
     def __init__(
         self,
         *,
-        max_steps: Annotated[int, COUNT] = 3000,
-        val_check_interval: Annotated[int, COUNT] = 250,
+        max_steps: Annotated[int, COUNT] | None = None,
+        val_check_interval: Annotated[int, COUNT] | None = None,
         log_every_n_steps: Annotated[int, COUNT] = 25,
         accelerator: str = "auto",
         devices: list[int] | str | int = 1,
@@ -98,8 +113,9 @@ class Trainer(LightningTrainer):
         """How long to train, on which devices, and what to log.
 
         Args:
-            max_steps: Steps to train for.
-            val_check_interval: Steps between two validations; checkpoints are written then.
+            max_steps: Steps to train for; null means 20 passes over train, at most 3,000 steps.
+            val_check_interval: Steps between two validations, after which checkpoints are written; null means a twelfth
+                of max_steps, at most 250.
             log_every_n_steps: Steps between two points of the training curve; a point is their mean loss.
             accelerator: cpu, cuda, mps or another that Lightning knows; auto takes CUDA if there is one, else the CPU.
             devices: Number of devices on each machine, or their indices; each gets a process, on the CPU too.
@@ -110,7 +126,7 @@ class Trainer(LightningTrainer):
                 nothing; or any logger of Lightning.
             callbacks: Callbacks of Lightning, such as EarlyStopping.
             plugins: Plugins of Lightning.
-            enable_progress_bar: Show a bar if stderr is a terminal.
+            enable_progress_bar: Show a bar on a terminal or in a notebook, elsewhere a line for each validation.
             enable_model_summary: Show Lightning's table of layers.
 
         Raises:
@@ -119,6 +135,7 @@ class Trainer(LightningTrainer):
         if refused := [f"trainer.{name}: {NOT_OURS[name]}" for name in kwargs if name in NOT_OURS]:
             raise SettingsError("; ".join(refused))
         self.num_threads = num_threads
+        max_steps, val_check_interval = run_length(max_steps, val_check_interval)
         self.steps_per_validation = val_check_interval
         # What defines a run, and not the machine: kept in its checkpoints.
         self.run_settings = {
@@ -138,8 +155,8 @@ class Trainer(LightningTrainer):
                     raise SettingsError(f"trainer.callbacks: found {type(callback).__name__}; {reason}")
             if isinstance(callback, ModelCheckpoint) and not callback.every_n_epochs:
                 raise SettingsError(f"trainer.callbacks: every_n_train_steps of ModelCheckpoint: {COUNTS_CALLS}")
-        if enable_progress_bar and sys.stderr.isatty():
-            callbacks.append(StepProgressBar())
+        if enable_progress_bar:
+            callbacks.append(Progress())
         plugins = [AtomicCheckpointIO(), *(plugins if isinstance(plugins, list) else [plugins] if plugins else [])]
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
             plugins.append(SLURMEnvironment(auto_requeue=False))  # else it requeues from inside a signal handler
