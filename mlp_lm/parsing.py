@@ -35,6 +35,12 @@ class OneLineErrors(ArgumentParser):
             if action.dest in allowed:
                 action.help = f"{(action.help or '').rstrip('.')}; {allowed[action.dest]}."
 
+    def hide(self, is_hidden: Callable[[str], bool]) -> None:
+        """Leave settings out of the help that a command accepts, as configs have them, but makes no use of."""
+        for action in self._actions:
+            if is_hidden(action.dest):
+                action.help = argparse.SUPPRESS
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise SettingsError with jsonargparse's `message`, shortened, and the known name nearest to a wrong one."""
         message = message.replace("Unrecognized arguments", "unrecognized arguments")  # the case depends on its version

@@ -60,6 +60,21 @@ def test_the_help_of_a_command_describes_its_flags_and_their_ranges(
     assert f"usage: python -m mlp_lm {command} " in text and "Range(" not in text
 
 
+@pytest.mark.parametrize(
+    ("command", "shown", "left_out"),
+    [
+        ("test", ["--data.path", "--trainer.num_threads"], ["--model", "--trainer.max_steps", "--trainer CONFIG"]),
+        ("lr-find", ["--min", "--model.dropout"], ["--trainer.max_steps", "--model.learning_rate", "--trainer.logger"]),
+        ("fit", ["--model.learning_rate", "--trainer.logger"], ["--model CONFIG"]),
+    ],
+)
+def test_the_help_leaves_out_what_makes_no_difference_to_a_command(
+    command: str, shown: list[str], left_out: list[str], capsys: Capture
+) -> None:
+    text = printed([command, "--help"], capsys)
+    assert [flag for flag in [*shown, *left_out] if flag in text] == shown
+
+
 # -- JSON schema ---------------------------------------------------------------------------------------------------
 
 TYPES: dict[str, Any] = {"object": dict, "integer": int, "string": str, "boolean": bool, "null": type(None)}

@@ -7,6 +7,7 @@ loss blows up. The rate at the lowest smoothed loss is about the highest that th
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,11 @@ from mlp_lm.training import cli, runs
 
 Floats = npt.NDArray[np.float64]
 
+OF_A_WHOLE_FIT = (
+    r"model\.(learning_rate|lr_\w+)|data\.steps_per_execution|trainer\.(callbacks|default_root_dir|devices|"
+    r"enable_\w+|limit_\w+|log_every_n_steps|logger|max_\w+|min_\w+|model_registry|num_nodes|plugins|strategy|"
+    r"sync_batchnorm|val_check_interval)"
+)
 WIDTH = 1 / 25  # standard deviation of the smoothing as a share of all steps
 BLOW_UP = 2.0  # the loss blows up when its running mean exceeds this multiple of its lowest value so far
 CEILING = 2.5  # losses beyond this multiple of the first are smoothed as that much
@@ -127,6 +133,10 @@ class LrFind(cli.CLI):
         )
         parser.add_argument("--report_test", type=bool, default=True, help=argparse.SUPPRESS)  # config.yaml has it
         self.allowed |= {"min": positive, "max": positive, "steps": Range(100, 100_000)}
+
+    def ignores(self, name: str) -> bool:
+        """Length, schedule and all that accompanies training play no part."""
+        return re.fullmatch(OF_A_WHOLE_FIT, name) is not None
 
     def check_settings(self) -> None:
         """The rates as well."""

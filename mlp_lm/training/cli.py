@@ -48,6 +48,10 @@ from mlp_lm.training.trainer import NOT_OURS, Trainer, report_lost_process, run_
 # Of Trainer's methods that are not flags: the checkpoint's path has a flag of ours, the others are always the same.
 METHOD_ARGUMENTS = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
 NEEDS_CHECKPOINT = {"validate", "test", "predict"}
+OF_EVALUATION = (
+    r"help|config|ckpt_path|data\.\w*path|trainer\.(accelerator|devices|enable_progress_bar|limit_\w+_batches|num_nodes|"
+    r"num_threads|precision|profiler|strategy)"
+)
 set_parsing_settings(config_read_mode_fsspec_enabled=False)  # Lightning lets a setting be the URL of more settings
 
 
@@ -117,6 +121,7 @@ class CLI(LightningCLI):
         for section, owner in SECTIONS.items():
             self.allowed |= ranges(owner, section)
         parser.show_ranges(self.allowed)
+        parser.hide(lambda name: name in SECTIONS or self.ignores(name.removesuffix(".help")))
         if self.content is not None:
             known = {*parser.get_defaults().keys()}  # a generator, which the first miss would exhaust
             parser.set_defaults({k: v for k, v in checkpoint.settings(self.content).items() if k in known})
@@ -138,9 +143,14 @@ class CLI(LightningCLI):
         else:  # the config.yaml of a run has it
             parser.add_argument("--report_test", type=bool, default=True, help=argparse.SUPPRESS)
 
+    def ignores(self, name: str) -> bool:
+        """Whether a setting makes no difference to the command: an evaluation takes nearly all from its checkpoint."""
+        return self.method != "fit" and not re.fullmatch(OF_EVALUATION, name)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then check all settings at once, before anything is seeded or read."""
         self.subparser.prog = f"python -m mlp_lm {self.name}"
+        self.subparser.usage = "%(prog)s [options]"
         for section in SECTIONS:
             if flag_values(args, f"--{section}"):  # jsonargparse would read a file of settings, unchecked
                 raise SettingsError(
