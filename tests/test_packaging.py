@@ -45,22 +45,38 @@ def test_the_wheel_contains_the_bundled_names_and_their_licence(checkout: Path, 
     assert not any(name.startswith(("tests/", "scripts/", "configs/")) for name in content.namelist())
 
 
+@pytest.fixture
+def environment(checkout: Path, tmp_path: Path) -> Path:
+    """A virtual environment with an editable install of that checkout."""
+    folder = tmp_path / "environment"
+    venv.create(folder)
+    pip("install", "--ignore-installed", "--prefix", folder, "--editable", checkout)
+    return folder
+
+
+def python(environment: Path, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run Python in an environment, in the folder above the checkout; the dependencies come from here."""
+    variables = {**os.environ, "PYTHONPATH": str(Path(torch.__file__).parents[1])}
+    command = [environment / "bin" / "python", *args]
+    return subprocess.run(command, cwd=environment.parent, env=variables, capture_output=True, text=True)
+
+
 @pytest.mark.slow
-def test_the_python_example_runs_in_the_folder_above_an_editable_checkout(checkout: Path, tmp_path: Path) -> None:
-    environment = tmp_path / "environment"
-    venv.create(environment)
-    pip("install", "--ignore-installed", "--prefix", environment, "--editable", checkout)
+def test_the_python_example_runs_in_the_folder_above_an_editable_checkout(
+    environment: Path, checkout: Path, tmp_path: Path
+) -> None:
     fit("names", tmp_path / "runs" / "names" / "version_0")
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     (example,) = [text for text in examples if "from mlp_lm import" in text]
-    dependencies = str(Path(torch.__file__).parents[1])
-    result = subprocess.run(
-        [environment / "bin" / "python", "-c", f"{example}import mlp_lm; print(mlp_lm.__file__)"],
-        cwd=checkout.parent,
-        env={**os.environ, "PYTHONPATH": dependencies},
-        capture_output=True,
-        text=True,
-    )
+    result = python(environment, "-c", f"{example}import mlp_lm; print(mlp_lm.__file__)")
     assert result.returncode == 0, result.stderr
     *items, file = result.stdout.split()
     assert len(items) == 10 and file == str(checkout / "mlp_lm" / "__init__.py")
+
+
+@pytest.mark.slow
+def test_the_console_script_does_what_the_module_does(environment: Path) -> None:
+    for args, code in ((["--version"], 0), (["inspect", "absent"], 2)):
+        script = python(environment, environment / "bin" / "mlp_lm", *args)
+        module = python(environment, "-m", "mlp_lm", *args)
+        assert (script.returncode, script.stdout, script.stderr) == (code, module.stdout, module.stderr)
