@@ -1,4 +1,4 @@
-"""`python -m mlp_lm COMMAND`: finds the command, and turns every user error into one line."""
+"""`python -m mlp_lm COMMAND`, or `mlp_lm COMMAND`: finds the command, and turns every user error into one line."""
 
 from __future__ import annotations
 
@@ -77,8 +77,12 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
-def end(exit_code: int) -> NoReturn:
-    """End this process; one of several at once, as Python's ordinary way may wait for torch's threads, or crash."""
+def run_and_end() -> NoReturn:
+    """Run the command line and end this process, for `python -m mlp_lm` and the script `mlp_lm`.
+
+    One of several processes ends at once, as Python's ordinary way may wait for torch's threads, or crash.
+    """
+    exit_code = main()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C from here on would show what Python is tidying up
     if _local_rank() is None:
         sys.exit(exit_code)

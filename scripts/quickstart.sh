@@ -3,6 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
+"$PYTHON" -c "import sys; sys.exit(sys.version_info < (3, 11))" || {
+    echo "$PYTHON is not Python 3.11 or later; name another: PYTHON=python3.13 bash scripts/quickstart.sh" >&2
+    exit 2
+}
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
 . .venv/bin/activate
 echo "installing into .venv (PyTorch is large; this takes a minute or more) ..."

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The fast tests with the lowest allowed version of each dependency, on the oldest Python that is installed, and with the
-# highest on every Python from 3.10 to 3.13 that is installed; each in an environment of its own, which is thrown away.
+# highest on every Python of pyproject.toml's classifiers that is installed; each in an environment of its own, which is
+# thrown away.
 #   bash scripts/test_versions.sh
 #   TORCH=2.13.0 bash scripts/test_versions.sh    another lowest torch: below 2.13, PyPI's brings gigabytes of CUDA
 set -euo pipefail
@@ -8,8 +9,9 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+versions=$(sed -n 's/^ *"Programming Language :: Python :: \(3\.[0-9]*\)",$/\1/p' pyproject.toml)
 pythons=()
-for version in 3.10 3.11 3.12 3.13; do
+for version in $versions; do
     for python in "$(command -v "python$version" || true)" "$HOME"/.pyenv/versions/"$version".*/bin/python; do
         if [ -x "$python" ] && "$python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" 2>/dev/null; then
             pythons+=("$python")
@@ -17,7 +19,7 @@ for version in 3.10 3.11 3.12 3.13; do
         fi
     done
 done
-[ ${#pythons[@]} -gt 0 ] || { echo "no Python from 3.10 to 3.13 found" >&2; exit 2; }
+[ ${#pythons[@]} -gt 0 ] || { echo "none of the Pythons that pyproject.toml names is installed" >&2; exit 2; }
 
 # Each requirement's lower bound, as a constraint: torch>=2.10,<2.14 becomes torch==2.10.
 sed -n '/^dependencies = \[/,/^\]/s/^ *"\([a-z]*\)[^">]*>=\([0-9.]*\).*/\1==\2/p' pyproject.toml >"$work/lowest.txt"

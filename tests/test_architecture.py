@@ -17,7 +17,7 @@ ROOT = {"__version__", "errors", "files", "parsing", "settings"}  # for everybod
 # What entry points may import beside, named in full.
 EXCEPTIONS = {
     "__init__.py": {"mlp_lm.models.checkpoint.load", "mlp_lm.models.sampling.Sampling"},
-    "__main__.py": {"mlp_lm.cli.end", "mlp_lm.cli.main"},
+    "__main__.py": {"mlp_lm.cli.run_and_end"},
     "cli.py": {"mlp_lm.commands.COMMANDS", "mlp_lm.text.vocab.printable"},
 }
 NEED_LIGHTNING = {"commands/lr_find.py"}
