@@ -26,7 +26,7 @@ python -m mlp_lm COMMAND --help    the options of a command
 python -m mlp_lm --version         the version
 
 First steps:
-  python -m mlp_lm fit --config configs/names.yaml
+  python -m mlp_lm fit
   python -m mlp_lm sample runs/names/version_0
 """
 # How often a thread of torch looks for work before it sleeps. By default, 300,000 times, threads that wait for each
