@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from matplotlib.text import Annotation
@@ -20,6 +21,13 @@ ALPHABET = [".", "a", "b", "é", "ø", "y", "'.'", "1", "桜", "ə"]
 def placed(figure: Figure) -> dict[str, tuple[float, float]]:
     """Which point each label names."""
     return {text.get_text(): text.xy for text in figure.axes[0].texts if isinstance(text, Annotation)}
+
+
+def legend(axes: Axes) -> list[str]:
+    """The texts of a legend."""
+    found = axes.get_legend()
+    assert found is not None
+    return [text.get_text() for text in found.get_texts()]
 
 
 @pytest.mark.parametrize(
@@ -55,9 +63,7 @@ def test_kinds_of_tokens_are_coloured_and_named() -> None:
     kinds = {"vowel": ["a", "é", "ø", "ə"], "consonant": ["b", "y"], "boundary": ["."], "other": ["'.'", "1"]}
     for kind, labels in kinds.items():
         assert {colours[label] for label in labels} == {networks.GROUP_COLOURS[kind]}
-    legend = figure.axes[0].get_legend()
-    assert legend is not None
-    assert {text.get_text() for text in legend.get_texts()} == set(kinds)
+    assert {*legend(figure.axes[0])} == set(kinds)
 
 
 @pytest.mark.parametrize(
@@ -98,11 +104,35 @@ def test_a_label_pushed_off_its_point_is_joined_to_it_by_a_line() -> None:
     assert joined == {".": True, "a": False, "b": False, "c": False, "d": True}  # side by side
 
 
-def test_loss_curves_name_the_lowest_dev_loss() -> None:
+def test_loss_curves_name_the_lowest_dev_loss_and_say_what_was_measured_how() -> None:
     axes = curves.new_figure(4, 4).subplots()
-    curves.loss_curves(axes, {"train/loss": [(5, 3.0)], "dev/loss": [(10, 2.5), (2000, 2.25), (3000, 2.5)]})
+    losses = {"train/loss": [(5, 3.0)], "dev/loss": [(10, 2.5), (2000, 2.25), (3000, 2.5)]}
+    curves.loss_curves(axes, losses, dropout=0.25)
     assert axes.get_title(loc="left") == "Loss: lowest dev loss 2.2500 nats/token at step 2,000"
     assert [np.asarray(line.get_xdata()).tolist() for line in axes.get_lines()] == [[5], [10, 2000, 3000]]
+    assert legend(axes) == [
+        "train: mean over the steps since the last point, with dropout 0.25",
+        "dev: all of dev after that step, without dropout",
+    ]
+    axes.clear()
+    curves.loss_curves(axes, losses, dropout=0)
+    assert not any("dropout" in text for text in legend(axes))
+
+
+@pytest.mark.parametrize(
+    ("losses", "title", "axis"),
+    [
+        ([[2.010], [2.014]], "Dev loss of each run, one run a point", (1.962, 2.062)),
+        ([[2.010, 2.014], [2.012]], "Dev loss of each run; lines join means", (1.962, 2.062)),
+        ([[2.0], [3.0]], "Dev loss of each run, one run a point", (1.95, 3.05)),
+    ],
+)
+def test_a_sweep_does_not_magnify_small_differences_and_speaks_of_means_where_there_are_some(
+    losses: list[list[float]], title: str, axis: tuple[float, float]
+) -> None:
+    (axes,) = curves.draw_varied("data.context_size", {"": [(3, losses[0]), (8, losses[1])]}).axes
+    assert axes.get_title() == title
+    assert axes.get_ylim() == pytest.approx(axis)
 
 
 def test_a_next_token_map_says_what_it_shows_and_what_is_unknown() -> None:
@@ -117,18 +147,13 @@ def test_a_next_token_map_says_what_it_shows_and_what_is_unknown() -> None:
 def test_activation_histograms_give_the_saturated_share_of_each_layer() -> None:
     axes = curves.new_figure(4, 4).subplots()
     networks.activation_histograms(axes, [(np.ones(4) / 4, 0.125), (np.ones(4) / 4, 0.5)], 0.97, "over dev")
-    legend = axes.get_legend()
-    assert legend is not None
-    assert [t.get_text() for t in legend.get_texts()] == ["layer 1: 12.5% saturated", "layer 2: 50.0% saturated"]
+    assert legend(axes) == ["layer 1: 12.5% saturated", "layer 2: 50.0% saturated"]
 
 
 def test_a_range_test_names_its_marks_and_leaves_out_losses_far_above() -> None:
     rates, losses = [0.001, 0.01, 0.1, 1.0], [3.0, 2.5, 2.0, 1e9]
     (axes,) = curves.draw_range_test(rates, losses, losses, {"minimum": 0.1, "blow-up": 1.0}).axes
-    legend = axes.get_legend()
-    assert legend is not None
-    texts = [text.get_text() for text in legend.get_texts()]
-    assert texts == ["loss of each step", "smoothed", "minimum: 0.1", "blow-up: 1"]
+    assert legend(axes) == ["loss of each step", "smoothed", "minimum: 0.1", "blow-up: 1"]
     marked = [float(np.asarray(line.get_xdata())[0]) for line in axes.get_lines()[2:]]
     assert marked == [0.1, 1.0]
     assert axes.get_xscale() == "log"
