@@ -40,7 +40,7 @@ def printed(args: list[str], capsys: Capture) -> str:
         ("fit", ["--model.dropout", "leaves out; at least 0 and below 1", "Steps to train for; between", "--run_dir"]),
         ("test", ["--ckpt_path", "Checkpoint or run folder"]),
         ("sample", ["--prompt", "p (nucleus sampling", "above 0 and at most 1", "file Checkpoint or count model"]),
-        ("score", ["--output", "--skip_unknown", "items Text file with one item a line"]),
+        ("score", ["--output", "--skip_unknown", "file Checkpoint", "text Text file with one item a line"]),
         ("sweep", ["--vary", "(repeatable)", "Runs of each point", "between 1 and 1,000"]),
     ],
 )
