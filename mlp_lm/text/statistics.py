@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,10 @@ ODD_CATEGORIES = {  # Unicode's general categories
     "Zp": "paragraph separator",
     "Zs": "unusual space",
 }
+PROSE_ADVICE = (
+    "looks like running text, but each line is an item by itself, without its neighbours; text that runs on over line "
+    "ends is not supported yet: put each sentence or phrase on a line of its own"
+)
 REPLACEMENT = "\ufffd"  # what decoders write for bytes that they cannot read
 
 
@@ -72,6 +77,13 @@ def statistics(items: Sequence[str], text: str, split_seed: int) -> Statistics:
         odd_characters=odd_characters(characters, text),
         repeats_of_train=repeats_of_train(items, split_seed) if len(items) >= MIN_ITEMS else {},
     )
+
+
+def looks_like_prose(items: Sequence[str]) -> bool:
+    """Whether more than half of the first thousand items are long, have four words and a mark that ends a clause."""
+    first = items[:1000]
+    lines = [item for item in first if len(item) >= 25 and item.count(" ") >= 3 and re.search("[.,;:!?](?= |$)", item)]
+    return len(lines) > len(first) / 2
 
 
 def odd_characters(characters: Mapping[str, int], text: str) -> list[OddCharacter]:
