@@ -154,7 +154,7 @@ def test_what_a_terminal_would_not_show_is_escaped(tmp_path: Path, capsys: Captu
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["FILE", "--item=Zoë"], "item: 'Zoë' has unknown 'Z', 'ë'; the corpus has a b "),
+        (["FILE", "--item=Zoë"], "item: 'Zoë' has the unknown characters 'Z', 'ë'; the corpus has a b "),
         (["FILE", "--context_size=0"], "context_size must be between 1 and 1,024 (got 0)"),
         (["FILE", "--json=FILE"], "is an input, too"),
     ],

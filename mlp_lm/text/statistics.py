@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mlp_lm.errors import DataError
 from mlp_lm.text.corpus import MIN_ITEMS, split_items, tokenize
-from mlp_lm.text.vocab import Vocab
+from mlp_lm.text.vocab import Vocab, name_unknown
 
 ODD_CATEGORIES = {  # Unicode's general categories
     "Cc": "control",
@@ -126,8 +126,6 @@ def item_windows(item: str, vocab: Vocab, context_size: int) -> list[tuple[list[
     """The windows of an item as visible tokens: (context, target). Raises DataError if it has unknown characters."""
     tokens = tokenize(item)
     if unknown := vocab.unknown(tokens):
-        raise DataError(
-            f"item: {item!r} has unknown {', '.join(map(repr, unknown))}; the corpus has {vocab.describe()}"
-        )
+        raise DataError(f"item: {item!r} has the {name_unknown(unknown)}; the corpus has {vocab.describe()}")
     windows = vocab.windows(tokens, context_size)
     return [([vocab.show(i) for i in context], vocab.show(target)) for context, target in windows]
