@@ -67,7 +67,8 @@ def embedding_map(axes: Axes, table: FloatArray, labels: Sequence[str]) -> None:
     # The label is the mark; the pale disc behind it shows the place, from where it may have been pushed away.
     if len(labels) <= MAX_LABELS:
         _label_points(axes, points, [GROUP_COLOURS[group] for group in groups], labels, size)
-    legend = axes.legend(loc="upper right", bbox_to_anchor=(1, -0.05), ncols=4, markerscale=0.5)  # hides no label there
+    # Below the axis and its name, where it hides nothing.
+    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4, ncols=4, markerscale=0.5)
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_alpha(1)
