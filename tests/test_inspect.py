@@ -109,10 +109,6 @@ def test_one_item_is_too_small_to_split(tmp_path: Path, capsys: Capture) -> None
             True,
         ),
         (["Before we proceed any further, hear me speak.", "Speak, speak."], False),  # half of them
-        (
-            ["The Lord of the Rings: The Two Towers", "The Good, the Bad and the Ugly", "Les quatre cents coups"] * 9,
-            True,
-        ),
         (["The Lord of the Rings: The Two Towers", "Les quatre cents coups", "Vertigo"] * 9, False),
         (["Smith, John A. B.", "O'Neill, Mary C. D."], False),  # short
         (["Smith, Johann Sebastian Amadeus"], True),
