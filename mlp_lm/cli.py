@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -48,6 +49,9 @@ def main(args: list[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # which OpenMP reads when torch is imported
+    # What a terminal or a log cannot show is escaped; a file of samples or scores holds nothing but text as it is.
+    if isinstance(sys.stdout, io.TextIOWrapper) and (sys.stdout.isatty() or args[:1] not in (["sample"], ["score"])):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _dispatch(args)
         sys.stdout.flush()
@@ -62,8 +66,10 @@ def main(args: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough: `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
         return 141  # what shells report for SIGPIPE
-    except UnicodeEncodeError as error:  # of what is printed: files are written as UTF-8
-        return _fail(args, f"{error.object[error.start]!a} cannot be printed as {error.encoding}; set PYTHONUTF8=1")
+    except UnicodeEncodeError as error:  # of samples or scores; the files of other commands are UTF-8
+        return _fail(
+            args, f"{error.object[error.start]!a} cannot be printed as {error.encoding}; set PYTHONIOENCODING=utf-8"
+        )
     except OSError as error:  # a full disk, for one; what has a better explanation is an MlpLmError
         return _fail(args, str(error))
     except (MemoryError, RuntimeError) as error:

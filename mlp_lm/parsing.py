@@ -107,19 +107,21 @@ def _one_line(message: str) -> str:
 def call(function: Callable[..., None], command: str, args: list[str]) -> None:
     """Call `function` with what the command line gives; its signature and docstring are the flags and the help.
 
-    Parameters without a default are positional; one that is positional-only and has a default may be left out; a bool
-    that is False by default is a switch without a value; a Sequence[str] is a flag that may be repeated; the fields of
-    a dataclass are flags of their own.
+    Parameters without a default are positional; those that are positional-only are too, with a default they may be
+    left out; a bool that is False by default is a switch without a value; a Sequence[str] is a flag that may be
+    repeated; the fields of a dataclass are flags of their own.
     """
     parameters = inspect.signature(function, eval_str=True).parameters
     groups: dict[str, Any] = {name: p.annotation for name, p in parameters.items() if is_dataclass(p.annotation)}
-    optional = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_ONLY and p.default is not p.empty]
+    positional = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_ONLY]
     doc = docstring_parser.parse(inspect.getdoc(function) or "")
     text = "\n\n".join(filter(None, (doc.short_description, doc.long_description)))
     parser = OneLineErrors(prog=f"python -m mlp_lm {command}", description=text)
-    for name in optional:  # a str, as a file may be called null
-        parser.add_argument(name, nargs="?", type=str, default=parameters[name].default, help=_descriptions(doc)[name])
-    _add_arguments(parser, function, skip={*optional, *groups})
+    for name in positional:  # a str, as a file may be called null
+        default = parameters[name].default
+        optional = {} if default is inspect.Parameter.empty else {"nargs": "?", "default": default}
+        parser.add_argument(name, type=str, help=_descriptions(doc)[name], **optional)
+    _add_arguments(parser, function, skip={*positional, *groups})
     for group in groups.values():
         _add_arguments(parser, group)
     allowed = ranges(function)
@@ -130,8 +132,7 @@ def call(function: Callable[..., None], command: str, args: list[str]) -> None:
     check(found, allowed)
     for name, group in groups.items():
         found[name] = group(**{field: found.pop(field) for field in get_type_hints(group)})
-    positional = [found.pop(name) for name in optional]
-    function(*positional, **found)
+    function(*[found.pop(name) for name in positional], **found)
 
 
 def _add_arguments(

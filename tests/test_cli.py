@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,40 @@ def test_score_writes_a_file_and_can_skip_unknown_characters(best: Path, tmp_pat
     assert main([*args, "--skip_unknown"]) == 0
     assert [row[0] for row in csv.reader((tmp_path / "scores.csv").open())] == ["item", "abe", ""]
     assert "; 1 item with unknown characters left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "stdin", "items"),
+    [
+        (["--item=nora", "--item", " abe"], "", ["nora", "abe"]),
+        (["-"], "\ufeffabe\r\n\nnora", ["abe", "nora"]),
+        (["--item=ABE", "--item=Nora", "--lowercase"], "", ["abe", "nora"]),
+    ],
+)
+def test_score_takes_single_items_and_standard_input(
+    args: list[str], stdin: str, items: list[str], best: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+    assert main(["score", str(best), *args]) == 0
+    assert [row[0] for row in csv.reader(capsys.readouterr().out.splitlines())] == ["item", *items, ""]
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--item=Nora"], "item: 1 item with unknown characters: 'Nora' ('N'); the model knows a b c d e i n o r; "),
+        (["--item=Nora"], "; --lowercase turns all items into lower case, --skip_unknown leaves such items out"),
+        (["--item=Zoe"], "knows a b c d e i n o r; --skip_unknown leaves such items out"),
+        ([], "score one thing: a text file, - for standard input, or --item ITEM"),
+        (["names", "--item=nora"], "score one thing: a text file, - for standard input, or --item ITEM"),
+        (["-"], "-: an empty file; expected one item a line"),  # standard input is closed
+    ],
+)
+def test_score_says_what_helps(
+    args: list[str], expected: str, best: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert expected in error_of(["score", str(best), *args], capsys)
 
 
 def test_score_says_how_many_items_are_in_the_training_set(

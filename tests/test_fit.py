@@ -19,6 +19,7 @@ from mlp_lm import load
 from mlp_lm.cli import main
 from mlp_lm.errors import SettingsError
 from mlp_lm.models.metrics import evaluate
+from mlp_lm.text.statistics import PROSE_ADVICE
 from mlp_lm.text.windows import Order, Windows
 from mlp_lm.training import cli, datamodule
 from mlp_lm.training.datamodule import Chunks, TextDataModule
@@ -232,6 +233,13 @@ def test_a_length_that_was_chosen_stands_in_the_first_line_and_in_config_yaml(
     assert (trainer["max_steps"], trainer["val_check_interval"]) == (19, 2)
 
 
+def test_running_text_gets_one_line_of_advice(tmp_path: Path, capfd: Capture) -> None:
+    lines = [f"It was the {i}th of the month, and the clocks were striking {i}." for i in range(20)]
+    (tmp_path / "book.txt").write_text("\n".join(lines))
+    fit(tmp_path / "book.txt", tmp_path / "run", "--trainer.enable_progress_bar=false")
+    assert capfd.readouterr().err == f"{tmp_path / 'book.txt'}: {PROSE_ADVICE}\n"
+
+
 def test_the_report_says_where_dev_was_best_and_that_a_run_was_stopped_early(
     corpus_file: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -301,7 +309,7 @@ def test_predict_writes_a_row_for_each_window_of_dev(
     assert main(["predict", "--ckpt_path", str(copy)]) == 0
     header, first, *rest = (tmp_path / "predictions.csv").read_text().splitlines()
     assert header == "context,target,nats,predicted,probability"
-    assert first.startswith("...,")
+    assert first.startswith(",")
     assert len(rest) + 1 == report(run_dir)["windows"]["dev"]
     assert capsys.readouterr().out.startswith(f"predictions for {len(rest) + 1} windows")
 

@@ -119,7 +119,8 @@ def test_items_are_scored_each_on_its_own_and_as_the_corpus_would_read_them() ->
     assert total(BY_TABLE.score(["", "a"])) == NLL(pytest.approx(-math.log(0.25 * 0.5 * 0.5)), 3)  # type: ignore[arg-type]
 
 
-def test_items_with_unknown_tokens_are_listed_by_their_place() -> None:
-    message = "item 2 'axy' has unknown 'x', 'y'; item 4 'a b' has unknown ' '; the model knows a b"
+def test_items_with_unknown_characters_are_listed_by_their_place() -> None:
+    message = "item 2 'axy' has the unknown characters 'x', 'y'; item 4 'a b' has the unknown character ' '; "
+    message += "the model knows a b"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         BY_TABLE.score(["a", "axy", "b", "a b"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -144,7 +145,10 @@ def test_a_run_folder_is_never_written_twice(run_dir: Path, corpus_file: Path, c
     [
         (MemoryError(), "mlp_lm sample: error: out of memory; use a smaller data.batch_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
-        (UnicodeEncodeError("ascii", "é", 0, 1, "ordinal"), r"'\xe9' cannot be printed as ascii; set PYTHONUTF8=1"),
+        (
+            UnicodeEncodeError("ascii", "é", 0, 1, "ordinal"),
+            r"'\xe9' cannot be printed as ascii; set PYTHONIOENCODING=utf-8",
+        ),
         (OSError(28, "No space left on device"), "No space left on device"),
         (DataError("a\x1b[31m\u2028b\n"), r"a\x1b[31m b"),
     ],
@@ -157,6 +161,23 @@ def test_what_ends_as_one_line(
 
     monkeypatch.setattr(LanguageModel, "sample", fail)
     assert expected in error_of(["sample", str(best)], capsys)
+
+
+def test_what_stdout_cannot_show_is_escaped_but_not_in_a_file_of_samples(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def printed(args: list[str], is_terminal: bool, code: int) -> bytes:
+        stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        monkeypatch.setattr(stdout, "isatty", lambda: is_terminal)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(args) == code
+        return stdout.buffer.getvalue()
+
+    (tmp_path / "items.txt").write_text(corpus_file.read_text().replace("a", "é"), encoding="utf-8")
+    fit = ["fit", *SMALL, f"--data.path={tmp_path / 'items.txt'}", f"--run_dir={tmp_path / 'run'}"]
+    assert rb"\xe9" in printed([*fit, "--trainer.max_steps=2"], is_terminal=False, code=0)  # a log
+    assert rb"\xe9" in printed(["sample", str(tmp_path / "run")], is_terminal=True, code=0)
+    assert printed(["sample", str(tmp_path / "run")], is_terminal=False, code=2) == b""
 
 
 def test_a_bug_of_ours_keeps_its_traceback(best: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def printed(args: list[str], capsys: Capture) -> str:
         ),
         ("test", ["--ckpt_path", "Checkpoint or run folder"]),
         ("sample", ["--prompt", "p (nucleus sampling", "above 0 and at most 1", "file Checkpoint or count model"]),
-        ("score", ["--output", "--skip_unknown", "items Text file with one item a line"]),
+        ("score", ["--output", "--skip_unknown", "file Checkpoint", "text Text file with one item a line"]),
         ("sweep", ["--vary", "(repeatable)", "Runs of each point", "between 1 and 1,000"]),
     ],
 )

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.data_provider import (  # type: ignore[import-untyped]
+    MultiplexerDataProvider,
+)
+from tensorboard.backend.event_processing.plugin_event_multiplexer import (  # type: ignore[import-untyped]
+    EventMultiplexer,
+)
+from tensorboard.context import RequestContext  # type: ignore[import-untyped]
+from tensorboard.plugins.base_plugin import TBContext  # type: ignore[import-untyped]
+from tensorboard.plugins.hparams import api_pb2  # type: ignore[import-untyped]
+from tensorboard.plugins.hparams.backend_context import Context  # type: ignore[import-untyped]
+from tensorboard.plugins.hparams.list_session_groups import Handler  # type: ignore[import-untyped]
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
 from mlp_lm import load
+from mlp_lm.cli import main
 from mlp_lm.models import checkpoint
 from mlp_lm.models.sampling import Sampling
-from tests.conftest import events, fit, last, state
+from tests.conftest import events, fit, last, state, stop_at
 
-CURVES = {"train/loss", "lr", "dev/loss", "dev/perplexity", "dev/bits_per_token", "hp/dev_loss", "saturated/hidden.0"}
+CURVES = {"train/loss", "lr", "dev/loss", "dev/perplexity", "dev/bits_per_token", "saturated/hidden.0"}
 HISTOGRAMS = {"activations/hidden.0", "weights/embedding.weight", "weights/hidden.0.weight", "weights/hidden.0.bias"}
 HISTOGRAMS |= {"weights/output.weight", "weights/output.bias"}
 
@@ -55,11 +68,55 @@ def test_the_projector_has_a_visible_label_for_every_token(run_dir: Path) -> Non
     assert "tensor_path" in (run_dir / "projector_config.pbtxt").read_text()
 
 
-def test_the_hparams_tab_ends_with_the_lowest_dev_loss(run_dir: Path) -> None:
+def hparams_tab(run_dir: Path) -> tuple[dict[str, Any], dict[str, float], str]:
+    """What the HParams tab shows of a run: settings, metrics and status."""
+    runs = EventMultiplexer({"run": str(run_dir)})
+    runs.Reload()
+    context = Context(TBContext(data_provider=MultiplexerDataProvider(runs, str(run_dir))))
+    every = api_pb2.ListSessionGroupsRequest(slice_size=9, allowed_statuses=api_pb2.Status.values())
+    arguments = (RequestContext(), context, "", every)
+    ((group,),) = [Handler(*arguments).run().session_groups]
+    (session,) = group.sessions
+    settings = {name: value.number_value or value.string_value for name, value in group.hparams.items()}
+    metrics = {metric.name.tag: metric.value for metric in session.metric_values}
+    return settings, metrics, api_pb2.Status.Name(session.status)
+
+
+def test_the_hparams_tab_has_settings_and_latest_and_lowest_dev_loss_also_of_a_resumed_run(
+    corpus_file: Path, tmp_path: Path
+) -> None:
+    constant = ["--model.optimizer=sgd", "--model.dropout=0", "--model.lr_schedule=constant"]
+    run = fit(corpus_file, tmp_path / "run", *constant, "--model.learning_rate=0.1")
+    time.sleep(1.1)  # TensorBoard orders the files of a run by the second they were begun in
+    assert main(["fit", f"--ckpt_path={run}", "--model.learning_rate=30", "--trainer.max_steps=20"]) == 0
+    settings, metrics, status = hparams_tab(run)
+    assert (settings["model.hidden_dim"], settings["data.path"]) == (16, str(corpus_file))
+    losses = [event.value for event in events(run).Scalars("dev/loss")]
+    assert min(losses) < losses[-1], "nothing to test"
+    assert metrics == {"dev/loss": losses[-1], "dev/lowest_loss": min(losses)}
+    assert status == "STATUS_SUCCESS"
+
+
+def test_the_hparams_tab_has_a_run_that_was_stopped_too(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(6, signal.SIGTERM, monkeypatch)
+    run = fit(corpus_file, tmp_path / "run", expected=143)
+    settings, metrics, status = hparams_tab(run)
+    assert settings["trainer.max_steps"] == 12 and [*metrics] == ["dev/loss"] and status == "STATUS_UNKNOWN"
+
+
+def test_the_lowest_dev_loss_is_no_second_curve(run_dir: Path) -> None:
     reader = events(run_dir)
-    shown = reader.Scalars("hp/dev_loss")[-1]
-    assert shown.step == 12
-    assert shown.value == pytest.approx(min(e.value for e in reader.Scalars("dev/loss")))
+    assert [event.step for event in reader.Scalars("dev/loss")] == [5, 10, 12]
+    assert [event.step for event in reader.Scalars("dev/lowest_loss")] == [12]
+
+
+def test_the_lowest_dev_loss_of_a_run_that_ends_early(corpus_file: Path, tmp_path: Path) -> None:
+    callbacks = {"": "EarlyStopping", ".monitor": "dev/loss", ".patience": "1", ".min_delta": "100"}
+    flags = [f"--trainer.callbacks{name or '+'}={value}" for name, value in callbacks.items()]
+    run = fit(corpus_file, tmp_path / "run", *flags, "--trainer.max_steps=100")
+    assert [event.step for event in events(run).Scalars("dev/lowest_loss")] == [10]
 
 
 def test_the_embedding_map_is_a_picture(run_dir: Path) -> None:
@@ -105,5 +162,11 @@ def test_what_a_validation_logs_is_on_disk_before_its_checkpoints_are(
     monkeypatch.setattr(RecordWriter, "write", slowly)
     fit(corpus_file, tmp_path / "run")
     everything = {*CURVES, *HISTOGRAMS, "samples/text_summary"}
-    assert logged.pop(("last.ckpt", 0)) >= {"hp/dev_loss", "config/text_summary"}
-    assert logged == {(name, step): everything for name in ("best.ckpt", "last.ckpt") for step in (5, 10, 12)}
+    assert logged.pop(("last.ckpt", 0)) >= {"config/text_summary"}
+    for name in ("best.ckpt", "last.ckpt"):
+        assert [logged.pop((name, step)) for step in (5, 10, 12)] == [
+            everything,
+            everything,
+            everything | {"dev/lowest_loss"},
+        ]
+    assert logged == {}

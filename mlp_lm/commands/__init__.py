@@ -19,7 +19,7 @@ COMMANDS = {
     "test": Command("loss of a checkpoint on the test split"),
     "predict": Command("most probable next token for every window of the dev split, as CSV"),
     "sample": Command("generate new items from a checkpoint or count model", "mlp_lm.commands.sample:sample"),
-    "score": Command("log-probability of each item of a text file", "mlp_lm.commands.score:score"),
+    "score": Command("log-probability of items, from a text file or one by one", "mlp_lm.commands.score:score"),
     "inspect": Command("what is in a corpus", "mlp_lm.commands.inspect:inspect"),
     "ngram": Command(
         "count baselines on the same split, and the mixture with a network", "mlp_lm.commands.ngram:ngram"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated
@@ -10,7 +11,14 @@ from mlp_lm.files import check_outputs, write_json
 from mlp_lm.settings import SEED, Range
 from mlp_lm.text.corpus import parse_items, read_text, tokenize
 from mlp_lm.text.datasets import resolve_path
-from mlp_lm.text.statistics import Statistics, histogram, item_windows, statistics
+from mlp_lm.text.statistics import (
+    PROSE_ADVICE,
+    Statistics,
+    histogram,
+    item_windows,
+    looks_like_prose,
+    statistics,
+)
 from mlp_lm.text.vocab import Vocab, counted
 
 BAR_WIDTH = 50
@@ -20,7 +28,7 @@ MAX_CHARACTERS, MAX_ODD = 100, 20  # in the report; --json has all of them
 def inspect(
     path: str,
     item: str | None = None,
-    context_size: Annotated[int, Range(1, 1024)] = 3,
+    context_size: Annotated[int, Range(1, 1024)] = 8,
     split_seed: Annotated[int, SEED] = 42,
     json: str | None = None,
 ) -> None:
@@ -28,8 +36,8 @@ def inspect(
 
     Args:
         path: Text file with one item a line, or the name of a known dataset.
-        item: Show every window of this item, as a network would see it.
-        context_size: Previous tokens in a window, as data.context_size of fit, where the default is 8.
+        item: Show only the windows of this item, as a network would see them.
+        context_size: Previous tokens in a window, as data.context_size of fit.
         split_seed: Seed of the shuffle before the split.
         json: Write all figures to this file.
     """
@@ -40,7 +48,9 @@ def inspect(
     vocab = Vocab.build(set().union(*map(tokenize, items)))
     windows = [] if item is None else item_windows(item.strip(), vocab, context_size)
     found = statistics(items, text, split_seed)
-    print("\n".join([*_report(path, found, vocab), *_window_lines(windows)]))
+    print("\n".join(_report(path, found, vocab) if item is None else _window_lines(windows)))
+    if looks_like_prose(items):
+        print(f"{path}: {PROSE_ADVICE}", file=sys.stderr)
     if json is not None:
         write_json(json, {"path": path, "split_seed": split_seed, **asdict(found), "windows": windows})
 
@@ -48,11 +58,11 @@ def inspect(
 def _report(path: str, found: Statistics, vocab: Vocab) -> Iterator[str]:
     """The lines of the report."""
     items = counted(found.items, "item")
-    yield f"{path}: {items}, {found.distinct_items:,} distinct, {len(vocab):,} tokens with the boundary"
+    yield f"{path}: {items}, {found.distinct_items:,} distinct; a vocabulary of {len(vocab):,} with the boundary"
     yield f"first     {_listed(found.first_items)}"
-    yield f"shortest  {_listed(found.shortest)} ({counted(min(found.lengths), 'token')})"
-    yield f"longest   {_listed(found.longest)} ({counted(max(found.lengths), 'token')})"
-    yield from ("", "length       items")
+    yield f"shortest  {_listed(found.shortest)} ({counted(min(found.lengths), 'token')} and the boundary)"
+    yield f"longest   {_listed(found.longest)} ({counted(max(found.lengths), 'token')} and the boundary)"
+    yield from ("", "tokens       items  (without the boundary)")
     rows = histogram(found.lengths)
     longest_bar = max(count for _, _, count in rows)
     for low, high, count in rows:
@@ -92,8 +102,8 @@ def _more(number: int) -> Iterator[str]:
         yield f"and {number:,} more (--json FILE lists all)"
 
 
-def _window_lines(windows: list[tuple[list[str], str]]) -> list[str]:
+def _window_lines(windows: list[tuple[list[str], str]]) -> Iterator[str]:
     """Every window as `... -> e`."""
+    yield f"{counted(len(windows), 'token')} with the boundary"
     wide = any(len(token) > 1 for context, _ in windows for token in context)  # words would run together
-    lines = [f"{(' ' if wide else '').join(context)} -> {target}" for context, target in windows]
-    return ["", *lines] if lines else []
+    yield from (f"{(' ' if wide else '').join(context)} -> {target}" for context, target in windows)

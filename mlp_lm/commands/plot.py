@@ -89,7 +89,7 @@ def _loss(path: Path, model: LanguageModel) -> Panel:
         raise CheckpointError(
             f"{path}: no TensorBoard events with losses in {run_dir}; expected a file in its run's folder"
         )
-    return partial(curves.loss_curves, curves=losses)
+    return partial(curves.loss_curves, curves=losses, dropout=checkpoint.read(path)["hyper_parameters"]["dropout"])
 
 
 def _next_token(path: Path, model: LanguageModel) -> Panel:

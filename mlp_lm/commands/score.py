@@ -4,36 +4,53 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from mlp_lm.errors import DataError
+from mlp_lm.errors import DataError, SettingsError
 from mlp_lm.files import check_outputs, write_csv
 from mlp_lm.models.checkpoint import load, resolve
 from mlp_lm.models.language_model import Score, total
 from mlp_lm.models.metrics import NLL
-from mlp_lm.text.corpus import read_items, tokenize
+from mlp_lm.text.corpus import decode_text, parse_items, read_items, tokenize
 from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.vocab import Vocab, counted
 
+STDIN = Path("-")
 
-def score(file: str, items: str, output: str | None = None, skip_unknown: bool = False) -> None:
-    """Log-probability of each item of a text file.
+
+def score(
+    file: str,
+    text: str | None = None,
+    /,
+    item: Sequence[str] = (),
+    output: str | None = None,
+    lowercase: bool = False,
+    skip_unknown: bool = False,
+) -> None:
+    """Log-probability of each item of a text.
 
     One CSV row an item: item, tokens (the boundary that ends it counted), log_prob (nats) and nats_per_token.
-    The last row, whose item is empty, sums up the file.
+    The last row, whose item is empty, sums up all of them.
 
     Args:
         file: Checkpoint, count model or mixture to score with; a run folder stands for its best.ckpt.
-        items: Text file with one item a line, or the name of a known dataset.
+        text: Text file with one item a line, the name of a known dataset, or - for standard input.
+        item: An item to score instead of a text (repeatable).
         output: CSV file to write instead of standard output.
+        lowercase: Turn the items into lower case.
         skip_unknown: Leave out items with characters that the model does not know.
     """
-    source = resolve_path(items)
+    if (text is None) == (not item):
+        raise SettingsError("score one thing: a text file, - for standard input, or --item ITEM")
+    source = None if text is None else resolve_path(text)
     file = str(resolve(file))
-    check_outputs([file, str(source)], output=(output, ()))
+    check_outputs([file, None if source is None else str(source)], output=(output, ()))
     model = load(file)
-    lines = read_items(source)
-    known = _known_lines(lines, model.vocab, items, skip_unknown)
+    lines = [part.strip() for part in item] if source is None else _read_items(source)
+    if lowercase:
+        lines = [line.lower() for line in lines]
+    known = _known_lines(lines, model.vocab, text or "item", skip_unknown)
     scores = model.score(known)
     loss = total(scores)
     if output is not None:
@@ -51,18 +68,28 @@ def score(file: str, items: str, output: str | None = None, skip_unknown: bool =
     )
 
 
-def _known_lines(lines: list[str], vocab: Vocab, path: str, skip_unknown: bool) -> list[str]:
-    unknown = {i: vocab.unknown(tokenize(line)) for i, line in enumerate(lines)}
-    problems = [f"{lines[i]!r} ({', '.join(map(repr, tokens))})" for i, tokens in unknown.items() if tokens]
+def _read_items(source: Path) -> list[str]:
+    if source != STDIN:
+        return read_items(source)
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read()  # a shell may close it: `<&-`
+    return parse_items(decode_text(data, source), source)
+
+
+def _known_lines(lines: list[str], vocab: Vocab, where: str, skip_unknown: bool) -> list[str]:
+    unknown = [vocab.unknown(tokenize(line)) for line in lines]
+    problems = [(line, tokens) for line, tokens in zip(lines, unknown, strict=True) if tokens]
     if problems and not skip_unknown:
-        listed = "; ".join(problems[:20]) + (f" and {len(problems) - 20:,} more" if len(problems) > 20 else "")
+        listed = "; ".join(f"{line!r} ({', '.join(map(repr, tokens))})" for line, tokens in problems[:20])
+        more = f" and {len(problems) - 20:,} more" if len(problems) > 20 else ""
+        helped = any(not vocab.unknown(tokenize(line.lower())) for line, _ in problems)
         raise DataError(
-            f"{path}: {counted(len(problems), 'item')} with unknown characters: {listed}; "
-            f"the model knows {vocab.describe()}; --skip_unknown leaves them out"
+            f"{where}: {counted(len(problems), 'item')} with unknown characters: {listed}{more}; the model knows "
+            f"{vocab.describe()}; {'--lowercase turns all items into lower case, ' if helped else ''}"
+            "--skip_unknown leaves such items out"
         )
-    known = [line for i, line in enumerate(lines) if not unknown[i]]
+    known = [line for line, tokens in zip(lines, unknown, strict=True) if not tokens]
     if not known:
-        raise DataError(f"{path}: unknown characters in every item; the model knows {vocab.describe()}")
+        raise DataError(f"{where}: unknown characters in every item; the model knows {vocab.describe()}")
     return known
 
 

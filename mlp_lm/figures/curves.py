@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_TICKS = 12  # of one axis; more would touch
+MIN_SPAN = 0.1  # nats/token, of a sweep's axis: what two seeds differ by should look small
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -40,10 +41,10 @@ def draw_orders(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure = new_figure(9, 4)
     left, right = figure.subplots(1, 2)
     left.plot(orders, [row["dev"] for row in rows], "o-")
-    left.set(xlabel="order", ylabel="dev loss, nats/token", title="Dev loss")
+    left.set(xlabel="order (previous tokens + 1)", ylabel="loss on all of dev, nats/token", title="Dev loss")
     right.plot(orders, [row["contexts_possible"] for row in rows], "o--", label="possible")
     right.plot(orders, [row["contexts_seen"] for row in rows], "o-", label="seen in train")
-    right.set(xlabel="order", ylabel="contexts", yscale="log", title="Contexts")
+    right.set(xlabel="order (previous tokens + 1)", ylabel="distinct contexts", yscale="log", title="Contexts")
     right.legend()
     for axes in (left, right):
         axes.set_xticks(orders)
@@ -51,24 +52,29 @@ def draw_orders(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def loss_curves(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-    """Train and dev loss over steps; `curves`: (step, nats/token) by name."""
+def loss_curves(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], dropout: float) -> None:
+    """Train and dev loss over steps; `curves`: (step, nats/token) by name; `dropout`: of the network in training."""
+    with_dropout = f", with dropout {dropout:g}" if dropout else ""
+    meaning = {
+        "train/loss": f"train: mean over the steps since the last point{with_dropout}",
+        "dev/loss": f"dev: all of dev after that step{', without dropout' if dropout else ''}",
+    }
     for name, style in (("train/loss", "-"), ("dev/loss", "o-")):
         if points := curves.get(name):
             steps, losses = zip(*points, strict=True)
-            axes.plot(steps, losses, style, markersize=4, label=name.partition("/")[0])
+            axes.plot(steps, losses, style, markersize=4, label=meaning[name])
     title = "Loss"
     if points := curves.get("dev/loss"):
         step, lowest = min(points, key=lambda point: point[1])
         title += f": lowest dev loss {lowest:.4f} nats/token at step {step:,}"
-    axes.set(xlabel="step", ylabel="nats/token")
+    axes.set(xlabel="step", ylabel="loss, nats/token")
     axes.set_title(title, loc="left")
     axes.grid(alpha=0.3)
     axes.legend()
 
 
 def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Sequence[float]]]]) -> Figure:
-    """Dev loss over the values of a setting: a run is a dot, and a line joins the means of a series.
+    """Dev loss over the values of a setting: a run is a dot, and a line joins the dots of a series, or their means.
 
     Args:
         key: The setting.
@@ -87,7 +93,12 @@ def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Seque
         (line,) = axes.plot([x for x, _ in dots], means, "-", label=label)
         runs = [(x, loss) for x, losses in dots for loss in losses]
         axes.plot(*zip(*runs, strict=True), "o", color=line.get_color(), alpha=0.6)
-    axes.set(xlabel=key, ylabel="dev loss, nats/token", title="Dev loss of each run; lines join means")
+    several = any(len(losses) > 1 for points in series.values() for _, losses in points)
+    title = "Dev loss of each run; lines join means" if several else "Dev loss of each run, one run a point"
+    axes.set(xlabel=key, ylabel="lowest loss on all of dev, nats/token", title=title)
+    low, high = axes.get_ylim()
+    if (missing := MIN_SPAN - (high - low)) > 0:
+        axes.set_ylim(low - missing / 2, high + missing / 2)
     positive = [number for number in numbers if number > 0]
     if not numeric:
         axes.set_xlim(-0.5, len(values) - 0.5)

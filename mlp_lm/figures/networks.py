@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mlp_lm.figures.curves import new_figure
+from mlp_lm.figures.labels import FloatArray, drawable, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FloatArray = npt.NDArray[np.floating[Any]]
 GROUP_COLOURS = {"vowel": "#c1272d", "consonant": "#0b5fa5", "other": "#3f3f3f", "boundary": "#1a7f37"}
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}  # a label may have dollar signs
 MAX_LABELS = 1000  # of an embedding map; more would hide each other, and take minutes to draw
+MAX_SPREAD = 200  # of them to push apart; more leave no room to go to
+MARGIN = 0.06  # of a map, as a share of its width and height
 
 
 def draw_panels(panels: Sequence[Callable[[Axes], None]], side: float) -> Figure:
@@ -52,7 +53,7 @@ def panel_side(num_labels: int) -> float:
 
 def embedding_map(axes: Axes, table: FloatArray, labels: Sequence[str]) -> None:
     """See `draw_embeddings`."""
-    points, names = _in_the_plane(np.asarray(table, np.float64))
+    points, names, note = _in_the_plane(np.asarray(table, np.float64))
     size = 16 if len(labels) <= 60 else 11 if len(labels) <= 200 else 8
     groups = [_group(label, i) for i, label in enumerate(labels)]
     latin = {"vowel", "consonant"} & set(groups)
@@ -62,34 +63,63 @@ def embedding_map(axes: Axes, table: FloatArray, labels: Sequence[str]) -> None:
             name = "token" if group == "other" and not latin else group
             xs, ys = points[chosen].T
             axes.scatter(xs, ys, s=1.2 * size**2, color=colour, alpha=0.15, linewidths=0, label=name)
-    # The label is the mark; the pale disc behind it only catches the eye.
-    for (x, y), group, label in zip(points, groups, labels, strict=True) if len(labels) <= MAX_LABELS else ():
-        text = drawable(label)
-        text_size = size if len(text) == 1 else 0.6 * size
-        axes.text(x, y, text, color=GROUP_COLOURS[group], size=text_size, weight="bold", **CENTRED)
-    legend = axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, markerscale=0.5)  # hides no label there
+    axes.margins(MARGIN)
+    # The label is the mark; the pale disc behind it shows the place, from where it may have been pushed away.
+    if len(labels) <= MAX_LABELS:
+        _label_points(axes, points, [GROUP_COLOURS[group] for group in groups], labels, size)
+    # Below the axis and its name, where it hides nothing.
+    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4, ncols=4, markerscale=0.5)
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_alpha(1)
-    axes.set(xlabel=names[0], ylabel=names[1])
-    axes.set_title(f"Embeddings of {len(labels):,} tokens", loc="left")
-    axes.margins(0.06)
+    axes.set_xlabel(names[0], loc="left")
+    axes.set_ylabel(names[1])
+    axes.set_title(f"Embeddings of {len(labels):,} tokens{note}", loc="left")
     axes.grid(alpha=0.2)
 
 
-def _in_the_plane(table: FloatArray) -> tuple[FloatArray, tuple[str, str]]:
-    """Points (V, 2) for a table (V, E), and the names of the two axes."""
+def _label_points(axes: Axes, points: FloatArray, colours: Sequence[str], labels: Sequence[str], size: float) -> None:
+    """Write each label at its point (V, 2), or beside it with a line to it; `size` in typographic points."""
+    drawn = [drawable(label, "bold") for label in labels]
+    sizes = [size if len(text) <= 3 else 0.6 * size for text, _ in drawn]  # smaller: code points, and escapes
+    pushed = np.zeros_like(points)
+    if len(labels) <= MAX_SPREAD:
+        assert axes.figure is not None
+        box = np.array([axes.bbox.width, axes.bbox.height]) * 72 / axes.figure.dpi
+        width = np.ptp(points, axis=0)
+        scale = box / ((1 + 2 * MARGIN) * np.where(width > 0, width, np.inf))
+        extents = [(0.75 * len(text) * size, size) for (text, _), size in zip(drawn, sizes, strict=True)]
+        pushed = spread(points * scale, np.array(extents)) - points * scale
+    for point, (text, font), colour, text_size, offset in zip(points, drawn, colours, sizes, pushed, strict=True):
+        line = {"arrowstyle": "-", "color": colour, "alpha": 0.5, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate(
+            text,
+            point,
+            offset,
+            textcoords="offset points",
+            color=colour,
+            fontproperties=font,
+            fontsize=text_size,
+            arrowprops=line if np.hypot(*offset) > text_size else None,
+            **CENTRED,
+        )
+
+
+def _in_the_plane(table: FloatArray) -> tuple[FloatArray, tuple[str, str], str]:
+    """Points (V, 2) for a table (V, E), the names of the two axes, and how much of the table they show."""
     num_tokens, width = table.shape
     if width == 1:
-        return np.column_stack([table[:, 0], np.arange(num_tokens)]), ("dimension 1", "token id (to tell labels apart)")
+        points = np.column_stack([table[:, 0], np.arange(num_tokens)])
+        return points, ("dimension 1", "token id (to tell labels apart)"), ""
     if width == 2:
-        return table, ("dimension 1", "dimension 2")
+        return table, ("dimension 1", "dimension 2"), ""
     left, sizes, _ = np.linalg.svd(table - table.mean(0), full_matrices=False)
     points = left[:, :2] * sizes[:2]
     points *= np.where(points[np.abs(points).argmax(0), [0, 1]] < 0, -1, 1)  # otherwise the signs would be arbitrary
     shares = sizes[:2] ** 2 / max((sizes**2).sum(), np.finfo(float).tiny)
     first, second = (f"principal component {i + 1} ({share:.1%} of the variance)" for i, share in enumerate(shares))
-    return points, (first, second)
+    note = f"\nthe two main directions of {width}: {shares.sum():.0%} of the variance, the rest is not shown"
+    return points, (first, second), note
 
 
 def _group(label: str, token_id: int) -> str:
@@ -101,19 +131,6 @@ def _group(label: str, token_id: int) -> str:
         return "other"
     letter = words[-1]  # of LATIN SMALL LETTER DOTLESS I, say
     return "vowel" if set(letter) <= set("AEIOU") or letter == "SCHWA" else "consonant"
-
-
-def drawable(label: str) -> str:
-    """`label`, or its code points if the font would draw empty boxes."""
-    known = _font_characters()
-    return label if all(ord(c) in known for c in label) else " ".join(f"U+{ord(c):04X}" for c in label)
-
-
-@cache
-def _font_characters() -> frozenset[int]:
-    from matplotlib.font_manager import findfont, get_font
-
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
 def next_token_map(axes: Axes, probs: FloatArray, labels: Sequence[str], note: str) -> None:
@@ -130,11 +147,14 @@ def next_token_map(axes: Axes, probs: FloatArray, labels: Sequence[str], note: s
     # The square root of the scale, since most probabilities are small: 0.01 would look like 0.
     image = axes.imshow(probs, cmap="viridis", norm=PowerNorm(0.5, 0, float(np.nanmax(probs))), interpolation="nearest")
     axes.set_facecolor("0.85")  # seen where a row is unknown
-    names = [drawable(label) for label in labels]
+    names, fonts = zip(*map(drawable, labels), strict=True)
     size = 12 if len(names) <= 40 else 8 if len(names) <= 70 else 6
-    turned = 90 if max(map(len, names)) > 3 else 0
-    axes.set_xticks(range(len(names)), names, fontsize=size, rotation=turned, parse_math=False)
-    axes.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
+    axes.set_xticks(range(len(names)), names, parse_math=False)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    for tick, font in zip([*axes.get_xticklabels(), *axes.get_yticklabels()], fonts * 2, strict=True):
+        tick.set(fontproperties=font, fontsize=size)
+    for tick in axes.get_xticklabels():
+        tick.set_rotation(90 if len(tick.get_text()) > 3 else 0)
     axes.set(xlabel="next token", ylabel="last token")
     axes.set_title(f"P(next token | last token)\n{note}", loc="left")
     assert axes.figure is not None

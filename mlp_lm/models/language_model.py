@@ -19,7 +19,7 @@ from mlp_lm.models.network import MLP
 from mlp_lm.models.ngram import NGramModel
 from mlp_lm.models.sampling import Sampling, generate
 from mlp_lm.text.corpus import SPLITS, Corpus, detokenize, encode, item_lengths, tokenize
-from mlp_lm.text.vocab import Vocab, counted
+from mlp_lm.text.vocab import Vocab, counted, name_unknown
 from mlp_lm.text.windows import Windows, eval_batch_size
 
 MAX_KNOWN_ITEMS = 1_000_000  # of all splits together: beyond it, a checkpoint would grow by more than 8 MB
@@ -74,7 +74,7 @@ class LanguageModel:
 
         Raises:
             SettingsError: A prompt longer than an item may be.
-            DataError: A prompt with unknown tokens, or `only_new` if the items of the corpus are not known.
+            DataError: A prompt with unknown characters, or `only_new` if the items of the corpus are not known.
         """
         sampling = sampling or Sampling()
         prompt = self.vocab.encode(tokenize(sampling.prompt))
@@ -122,13 +122,13 @@ class LanguageModel:
     def score(self, items: Sequence[str]) -> list[Score]:
         """The log-probability of each item, its end included.
 
-        Raises DataError that lists the items with unknown tokens, by their place in `items`.
+        Raises DataError that lists the items with unknown characters, by their place in `items`.
         """
         if isinstance(items, str):
             raise TypeError(f"items: expected a list of strings, found the string {items!r}")
         items = [detokenize(tokenize(item.strip())) for item in items]
         problems = [
-            f"item {i} {item!r} has unknown {', '.join(map(repr, unknown))}"
+            f"item {i} {item!r} has the {name_unknown(unknown)}"
             for i, item in enumerate(items, start=1)
             if (unknown := self.vocab.unknown(tokenize(item)))
         ]

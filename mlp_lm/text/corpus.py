@@ -131,9 +131,9 @@ def parse_items(text: str, path: Path, max_item_length: int | None = None) -> li
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, NFC-normalised, without byte order mark, its line ends as line feeds."""
+    """The text of a UTF-8 file, see `decode_text`. Raises DataError if it cannot be read."""
     try:
-        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        return decode_text(path.read_bytes(), path)
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such file; expected a text file with one item a line, or one of: {', '.join(DATASETS)}"
@@ -142,6 +142,11 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: a folder; expected a text file with one item a line") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def decode_text(data: bytes, path: Path) -> str:
+    """UTF-8 as text, NFC-normalised, without byte order mark, its line ends as line feeds; `path` is for errors."""
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from mlp_lm.errors import DataError
 from mlp_lm.text.corpus import MIN_ITEMS, split_items, tokenize
-from mlp_lm.text.vocab import Vocab
+from mlp_lm.text.vocab import Vocab, name_unknown
 
 ODD_CATEGORIES = {  # Unicode's general categories
     "Cc": "control",
@@ -20,6 +21,10 @@ ODD_CATEGORIES = {  # Unicode's general categories
     "Zp": "paragraph separator",
     "Zs": "unusual space",
 }
+PROSE_ADVICE = (
+    "looks like running text, but each line is an item by itself, without its neighbours; text that runs on over line "
+    "ends is not supported yet: put each sentence or phrase on a line of its own"
+)
 REPLACEMENT = "\ufffd"  # what decoders write for bytes that they cannot read
 
 
@@ -74,6 +79,13 @@ def statistics(items: Sequence[str], text: str, split_seed: int) -> Statistics:
     )
 
 
+def looks_like_prose(items: Sequence[str]) -> bool:
+    """Whether more than half of the first thousand items are long, have four words and a mark that ends a clause."""
+    first = items[:1000]
+    lines = [item for item in first if len(item) >= 25 and item.count(" ") >= 3 and re.search("[.,;:!?](?= |$)", item)]
+    return len(lines) > len(first) / 2
+
+
 def odd_characters(characters: Mapping[str, int], text: str) -> list[OddCharacter]:
     """The odd characters of `text`, most frequent first; `characters`: counts of all, most frequent first."""
     odd = []
@@ -114,8 +126,6 @@ def item_windows(item: str, vocab: Vocab, context_size: int) -> list[tuple[list[
     """The windows of an item as visible tokens: (context, target). Raises DataError if it has unknown characters."""
     tokens = tokenize(item)
     if unknown := vocab.unknown(tokens):
-        raise DataError(
-            f"item: {item!r} has unknown {', '.join(map(repr, unknown))}; the corpus has {vocab.describe()}"
-        )
+        raise DataError(f"item: {item!r} has the {name_unknown(unknown)}; the corpus has {vocab.describe()}")
     windows = vocab.windows(tokens, context_size)
     return [([vocab.show(i) for i in context], vocab.show(target)) for context, target in windows]

@@ -19,6 +19,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def name_unknown(characters: Sequence[str]) -> str:
+    """`unknown characters 'Z', 'ë'`."""
+    return f"unknown character{'' if len(characters) == 1 else 's'} {', '.join(map(repr, characters))}"
+
+
 class Vocab:
     """The V tokens of a language model; a token's id is its place in `tokens`.
 
@@ -48,10 +53,7 @@ class Vocab:
         """Ids of `tokens`. Raises DataError that names the unknown ones and lists the alphabet."""
         tokens = list(tokens)
         if unknown := self.unknown(tokens):
-            raise DataError(
-                f"unknown {'character' if len(unknown) == 1 else 'characters'} {', '.join(map(repr, unknown))}; "
-                f"the model knows {self.describe()}"
-            )
+            raise DataError(f"{name_unknown(unknown)}; the model knows {self.describe()}")
         return [self._ids[token] for token in tokens]
 
     def unknown(self, tokens: Iterable[str]) -> list[str]:

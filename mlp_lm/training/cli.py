@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,7 +35,8 @@ from mlp_lm.models import checkpoint
 from mlp_lm.models.metrics import NLL
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
 from mlp_lm.settings import FIXED_BY_WEIGHTS, FIXED_ON_RESUME, SEED, Settings, changed, check, ranges
-from mlp_lm.text.corpus import SPLITS
+from mlp_lm.text.corpus import SPLITS, decode
+from mlp_lm.text.statistics import PROSE_ADVICE, looks_like_prose
 from mlp_lm.text.windows import Batch
 from mlp_lm.training import runs
 from mlp_lm.training.callbacks import Checkpoints, StopOnSignal
@@ -246,6 +248,8 @@ class CLI(LightningCLI):
             trainer.set_threads(data.hparams["batch_size"], self.model.network.count_weights())
             if trainer.is_global_zero:
                 print(self._summary(run_dir), flush=True)
+                if looks_like_prose(decode(data.corpus.train[:100_000], data.corpus.vocab)):
+                    print(f"{data.source}: {PROSE_ADVICE}", file=sys.stderr)
             with report_unwritable(run_dir):
                 trainer.fit(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
             if trainer.is_global_zero:
@@ -332,11 +336,11 @@ class CLI(LightningCLI):
         print(f"predictions for {sum(len(nats) for nats, *_ in predicted):,} windows of dev: {path}")
 
     def _prediction_rows(self, batches: Iterable[tuple[Any, Batch]]) -> Iterator[list[str]]:
-        show = self.datamodule.corpus.vocab.show
+        text = self.datamodule.corpus.vocab.tokens.__getitem__  # the boundary is the empty string
         for predicted, windows in batches:
             columns: Sequence[Tensor] = (*windows, *predicted)
             for context, target, nats, best, probability in zip(*(c.tolist() for c in columns), strict=True):
-                yield ["".join(map(show, context)), show(target), f"{nats:.4f}", show(best), f"{probability:.4f}"]
+                yield ["".join(map(text, context)), text(target), f"{nats:.4f}", text(best), f"{probability:.4f}"]
 
 
 def resume_problems(path: Path, content: checkpoint.Content, settings: Settings) -> Iterator[str]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.sampling import Sampling
@@ -21,6 +21,7 @@ from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.runs import CONFIG, starred
 
+LOWEST = "dev/lowest_loss"  # of a run, one point at its end
 NUM_SAMPLES = 20
 # Of a histogram. For more, numpy wakes a thread that spins on long after, beside those of training.
 MAX_VALUES = 10_000
@@ -54,7 +55,9 @@ class TensorBoardExtras(Callback):
             settings |= {f"model.{name}": value for name, value in module.hparams.items()}
             settings["trainer.max_steps"] = trainer.max_steps
             settings = {name: value for name, value in settings.items() if value is not None}
-            cast(TensorBoardLogger, trainer.logger).log_hyperparams(settings, {"hp/dev_loss": math.inf}, 0)
+            # Lightning's own way, and SummaryWriter's, would begin the curves of the metrics with a made-up point.
+            experiment, session, _ = hparams(settings, dict.fromkeys(["dev/loss", LOWEST]))  # type: ignore[no-untyped-call]
+            _write_summaries(writer, [experiment, session], 0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What changes during training; Lightning has put the network into evaluation mode."""
@@ -63,8 +66,9 @@ class TensorBoardExtras(Callback):
         step = trainer.global_step
         writer, data, module = _parts(trainer, pl_module)
         with _one_thread():
-            dev_loss = trainer.callback_metrics["dev/loss"].item()
-            writer.add_scalar("hp/dev_loss", min(dev_loss, self.checkpoints.best_dev_loss), step)
+            if step == trainer.max_steps:  # before the last checkpoint: no run that is killed after it lacks its end
+                dev_loss = trainer.callback_metrics["dev/loss"].item()
+                _write_end(writer, min(dev_loss, self.checkpoints.best_dev_loss), step)
             for name, weights in module.network.named_parameters():
                 writer.add_histogram(f"weights/{name}", _thinned(weights), step)
             contexts, _ = data.windows("dev")[:NUM_WINDOWS]
@@ -84,11 +88,26 @@ class TensorBoardExtras(Callback):
 
         step = trainer.global_step
         writer, data, module = _parts(trainer, pl_module)
+        if step < trainer.max_steps:  # EarlyStopping or max_time
+            _write_end(writer, self.checkpoints.best_dev_loss, step)
         table = module.network.embedding.weight.detach().float().cpu().numpy()  # (V, E)
         vocab = data.corpus.vocab
         labels = [vocab.show(i) for i in range(len(vocab))]
         writer.add_figure("embedding map", networks.draw_embeddings(table, labels), step, close=False)
         writer.add_embedding(table, labels, tag="embedding", global_step=step)
+
+
+def _write_end(writer: SummaryWriter, lowest_dev_loss: float, step: int) -> None:
+    """What the HParams tab shows of a run that has ended; of one that has not, it shows the latest dev loss alone."""
+    *_, end = hparams({}, {})  # type: ignore[no-untyped-call]
+    _write_summaries(writer, [end], step)
+    writer.add_scalar(LOWEST, lowest_dev_loss, step)
+
+
+def _write_summaries(writer: SummaryWriter, summaries: list[Any], step: int) -> None:
+    file_writer: Any = writer.file_writer  # public, but declared as None
+    for summary in summaries:
+        file_writer.add_summary(summary, step)
 
 
 @contextmanager

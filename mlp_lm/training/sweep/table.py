@@ -42,7 +42,7 @@ class Row:
 
     @property
     def samples(self) -> list[str]:
-        """Generated items; * marks those that stand in train."""
+        """Generated items; * marks those in the training set."""
         samples = self.report["samples"][:NUM_SAMPLES] if self.report else []
         return [starred(**sample) for sample in samples]
 
