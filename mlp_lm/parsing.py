@@ -71,10 +71,11 @@ def did_you_mean(name: str, names: Collection[str], dashes: str = "") -> str:
 
 
 def _option_names(parser: argparse.ArgumentParser) -> list[str]:
-    """The names of all options of a parser and of its subcommands."""
+    """The names of all options that the help of a parser and of its subcommands shows."""
     names = []
     for action in parser._actions:
-        names += [option.removeprefix("--") for option in action.option_strings]
+        if action.help != argparse.SUPPRESS:
+            names += [option.removeprefix("--") for option in action.option_strings]
         if isinstance(action.choices, dict):
             names += [name for subparser in action.choices.values() for name in _option_names(subparser)]
     return names
@@ -184,7 +185,9 @@ def check_config_file(path: str) -> None:
         if content.get(name) is not None:
             raise SettingsError(f"{path}: {name} is allowed only on the command line, not in a config")
     for name in content:
-        section, dot, setting = str(name).partition(".")
+        if not isinstance(name, str):
+            raise SettingsError(f"{path}: found the key {name!r}, expected sections such as data:, model: and trainer:")
+        section, dot, setting = name.partition(".")
         if dot:
             raise SettingsError(f"{path}: found {name!r}, expected {setting} in the section {section}:")
     for section in ("data", "model", "trainer"):

@@ -34,10 +34,11 @@ OF_A_WHOLE_FIT = (
 )
 WIDTH = 1 / 25  # standard deviation of the smoothing as a share of all steps
 BLOW_UP = 2.0  # the loss blows up when its running mean exceeds this multiple of its lowest value so far
-CEILING = 2.5  # losses beyond this multiple of the first are smoothed as that much
-# Of the rate at the minimum, which on lecture.yaml is 0.22, so that 0.15 is suggested. In an earlier order of examples,
-# fits at 0.15, 0.1 and 0.075 reached dev 2.108, 2.100 and 2.103.
-DIVISOR = 1.5
+CEILING = 1.5  # losses beyond this multiple of the first are smoothed as that much
+# By optimizer: how much lower than at the minimum the highest rate of a whole fit should be, under the schedule of the
+# config. Minimum in 300 steps, and dev loss of whole fits: lecture.yaml 0.22, with 0.22, 0.15, 0.1 and 0.05 2.118, 2.108, 2.100, 2.101;
+# lecture_fast.yaml 0.02, with 0.03, 0.02, 0.01 and 0.005 2.102, 2.094, 2.101 and 2.112; names.yaml 0.0056, with NAMES.
+DIVISORS = {"sgd": 2.0, "adamw": 1.0}
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,22 @@ class RangeTest:
     losses: Floats  # (S,), nats/token, each before its step
     smoothed: Floats  # (S,)
     minimum: int
+    divisor: float
 
     @property
     def suggestion(self) -> float:
-        """The rate at the minimum divided by DIVISOR."""
-        return float(self.rates[self.minimum]) / DIVISOR
+        """The rate at the minimum, divided."""
+        return float(self.rates[self.minimum]) / self.divisor
 
 
-def evaluate(rates: Sequence[float], losses: Sequence[float], width: float) -> RangeTest:
+def evaluate(rates: Sequence[float], losses: Sequence[float], width: float, divisor: float) -> RangeTest:
     """The minimum of the smoothed losses.
 
     Args:
         rates: Of all steps that were planned.
         losses: Of those that were taken; fewer if the loss blew up.
         width: Standard deviation of the smoothing, in steps.
+        divisor: Of the rate at the minimum.
 
     Raises:
         TrainingError: The lowest loss is at an end of the curve, where it says little.
@@ -76,19 +79,28 @@ def evaluate(rates: Sequence[float], losses: Sequence[float], width: float) -> R
         raise TrainingError(
             "no suggestion: the loss does not rise again, so its minimum may lie further on; raise --max"
         )
-    return RangeTest(np.asarray(rates[: len(losses)]), np.asarray(losses), smoothed, minimum)
+    return RangeTest(np.asarray(rates[: len(losses)]), np.asarray(losses), smoothed, minimum, divisor)
 
 
 def smooth(losses: Floats, width: float) -> Floats:
-    """Weighted means (S,) of each loss (S,) and its neighbours on both sides, the weights a Gaussian over the steps.
+    """At each step the value (S,) of a line through the losses (S,) around it, with Gaussian weights over the steps.
 
-    A running mean looks back alone, which shifts the minimum towards higher rates.
+    A running mean looks back alone, which shifts the minimum towards higher rates; a weighted mean of both sides leaves
+    the points at both ends, where one side is missing (local linear regression; Fan 1992).
     """
     reach = round(3 * width)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+    offsets = np.arange(-reach, reach + 1)
+    kernel = np.exp(-0.5 * (offsets / width) ** 2)
     capped = np.minimum(losses, CEILING * losses[0])  # else losses of millions would raise the curve long before
-    sums, weights = (np.convolve(v, kernel)[reach : reach + len(v)] for v in (capped, np.ones_like(capped)))
-    return np.asarray(sums / weights)
+
+    def sums(values: Floats, power: int) -> Floats:
+        """Of weight · (its step - this step)^power · value over all steps, at each step."""
+        return np.convolve(values, kernel * (-offsets.astype(float)) ** power)[reach : reach + len(values)]
+
+    ones = np.ones_like(capped)
+    s0, s1, s2 = (sums(ones, power) for power in (0, 1, 2))
+    s2 += 1e-9  # one step alone has no slope
+    return np.asarray((s2 * sums(capped, 0) - s1 * sums(capped, 1)) / (s2 * s0 - s1**2))
 
 
 class LossRecorder(Logger):
@@ -127,7 +139,7 @@ class LrFind(cli.CLI):
         positive = Range(0, 1e35, above=True)
         parser.add_argument("--min", type=float, default=1e-4, help="Learning rate of the first step")
         parser.add_argument("--max", type=float, default=10.0, help="Learning rate of the last step")
-        parser.add_argument("--steps", type=int, default=1000, help="Steps from the first to the last")
+        parser.add_argument("--steps", type=int, default=300, help="Steps from the first to the last")
         parser.add_argument(
             "--output_dir", type=str | None, help="Folder of the results (default: runs/<config name>/lr_find_N)"
         )
@@ -171,11 +183,12 @@ class LrFind(cli.CLI):
         except TrainingError:  # NaN or infinite
             if not recorder.losses:
                 raise
-        test = evaluate(rates, recorder.losses, recorder.width)
+        optimizer = self.model.hparams["optimizer"]
+        test = evaluate(rates, recorder.losses, recorder.width, DIVISORS[optimizer])
         folder = runs.output_folder(self.options["output_dir"], self.run_name(), "lr_find", "output_dir")
         write_files(test, folder)
         print(f"{self.datamodule.source}: {len(test.losses):,} of {steps:,} steps")
-        print(render(test, folder))
+        print(render(test, folder, optimizer))
 
 
 def write_files(test: RangeTest, folder: Path) -> None:
@@ -184,15 +197,17 @@ def write_files(test: RangeTest, folder: Path) -> None:
     rows = zip(range(len(rates)), rates, losses, smoothed, strict=True)
     write_csv(folder / "lr_find.csv", [("step", "rate", "loss", "smoothed"), *rows])
     marks = {"minimum": rates[test.minimum], "suggestion": test.suggestion}
+    marks = marks if test.divisor != 1 else {"minimum and suggestion": test.suggestion}
     curves.save(curves.draw_range_test(rates, losses, smoothed, marks), str(folder / "lr_find.png"))
 
 
-def render(test: RangeTest, folder: Path) -> str:
+def render(test: RangeTest, folder: Path, optimizer: str) -> str:
     """Minimum, suggestion and files as text for the terminal."""
     lines = ["           learning rate  loss, nats/token, smoothed"]
     for name, step in {"start": 0, "minimum": test.minimum, "end": len(test.losses) - 1}.items():
         lines.append(f"  {name:<9}{two_digits(test.rates[step]):>13}{test.smoothed[step]:>10.4f}")
-    lines += [f"suggestion, the rate at the minimum divided by {DIVISOR:g}:", "", "model:"]
+    rule = "the rate at the minimum" + (f" divided by {test.divisor:g}" if test.divisor != 1 else "")
+    lines += [f"suggestion for {optimizer} with a schedule that lowers the rate: {rule}", "", "model:"]
     lines += [f"  learning_rate: {two_digits(test.suggestion)}", ""]
     return "\n".join([*lines, f"files: {folder / 'lr_find.csv'}, {folder / 'lr_find.png'}"])
 

@@ -103,7 +103,8 @@ class CLI(LightningCLI):
             resumes = self.method == "fit" and given[-1] and last.exists()
             return last if resumes else checkpoint.resolve(given[-1])
         if self.method in NEEDS_CHECKPOINT and not {"-h", "--help"} & {*args}:
-            raise CheckpointError(f"--ckpt_path: missing; {self.method} needs the checkpoint of a trained model")
+            hint = f"; did you mean --ckpt_path {args[1]}?" if args[1:] and not args[1].startswith("-") else ""
+            raise CheckpointError(f"--ckpt_path: missing; {self.method} needs the checkpoint of a trained model{hint}")
         return None
 
     # -- parsing -------------------------------------------------------------------------------------------------
@@ -180,6 +181,7 @@ class CLI(LightningCLI):
         """Raise SettingsError that names all settings which are out of range, at odds, or fixed by the checkpoint."""
         settings = {f"{section}.{name}": v for section in SECTIONS for name, v in self.options[section].items()}
         settings |= {name: self.options[name] for name in self.allowed if name in self.options}
+        settings.pop("model.context_size", None)  # the same as that of the data
         if self.method != "fit":
             del settings["trainer.max_steps"]  # which no horizon has to reach
         check(settings, self.allowed)
