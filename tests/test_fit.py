@@ -21,7 +21,8 @@ from mlp_lm.errors import SettingsError
 from mlp_lm.models.metrics import evaluate
 from mlp_lm.text.statistics import PROSE_ADVICE
 from mlp_lm.text.windows import Order, Windows
-from mlp_lm.training import cli, datamodule
+from mlp_lm.training import datamodule
+from mlp_lm.training import fit as fit_command
 from mlp_lm.training.datamodule import Chunks, TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.trainer import Trainer, run_length
@@ -363,7 +364,7 @@ def test_a_run_whose_config_cannot_be_written_leaves_no_folder(
     def fail(path: Path, text: str) -> None:
         raise SettingsError(f"{path}: cannot be written (No space left on device)")
 
-    monkeypatch.setattr(cli, "write_text", fail)
+    monkeypatch.setattr(fit_command, "write_text", fail)
     run = fit(corpus_file, tmp_path / "run", expected=2)
     assert "config.yaml: cannot be written" in capfd.readouterr().err
     assert not run.exists()

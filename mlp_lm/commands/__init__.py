@@ -10,14 +10,16 @@ class Command(NamedTuple):
     parses it itself with LightningCLI."""
 
     summary: str
-    target: str = "mlp_lm.training.cli"
+    target: str
 
 
 COMMANDS = {
-    "fit": Command("train a language model on a text file"),
-    "validate": Command("loss of a checkpoint on the dev split"),
-    "test": Command("loss of a checkpoint on the test split"),
-    "predict": Command("most probable next token for every window of the dev split, as CSV"),
+    "fit": Command("train a language model on a text file", "mlp_lm.training.fit"),
+    "validate": Command("loss of a checkpoint on the dev split", "mlp_lm.training.evaluation"),
+    "test": Command("loss of a checkpoint on the test split", "mlp_lm.training.evaluation"),
+    "predict": Command(
+        "most probable next token for every window of the dev split, as CSV", "mlp_lm.training.evaluation"
+    ),
     "sample": Command("generate new items from a checkpoint or count model", "mlp_lm.commands.sample:sample"),
     "score": Command("log-probability of items, from a text file or one by one", "mlp_lm.commands.score:score"),
     "inspect": Command("what is in a corpus", "mlp_lm.commands.inspect:inspect"),

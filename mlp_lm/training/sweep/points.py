@@ -16,13 +16,14 @@ from mlp_lm.errors import CheckpointError, DataError, MlpLmError, SettingsError
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import did_you_mean
 from mlp_lm.text.corpus import corpus_from_settings
-from mlp_lm.training.cli import CLI, silence
+from mlp_lm.training.cli import silence
+from mlp_lm.training.fit import Fit
 
 PATHS = ("data.path", "data.train_path", "data.dev_path", "data.test_path")
 NO_CORPUS = ("data.context_size", "data.batch_size", "data.steps_per_execution")  # they change nothing of the corpus
 
 
-class Points(CLI):
+class Points(Fit):
     """The settings of many runs of `fit`; runs none, but builds trainer, data and model of the first."""
 
     def __init__(self, varied: Sequence[str], lines: Sequence[list[str]]) -> None:
