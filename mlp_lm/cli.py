@@ -47,9 +47,11 @@ def main(args: list[str] | None = None) -> int:
         args = [typed, *args[1:]]
     if sys.stdout is None:  # a shell closed it: `>&-`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # which OpenMP reads when torch is imported
-    # What a terminal or a log cannot show is escaped; a file of samples or scores holds nothing but text as it is.
+    # Characters that a terminal or a log cannot show are escaped; samples and scores in a file must stay as they are.
     if isinstance(sys.stdout, io.TextIOWrapper) and (sys.stdout.isatty() or args[:1] not in (["sample"], ["score"])):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -114,7 +114,7 @@ def test_score_takes_single_items_and_standard_input(
         (["--item=Zoe"], "knows a b c d e i n o r; --skip_unknown leaves such items out"),
         ([], "score one thing: a text file, - for standard input, or --item ITEM"),
         (["names", "--item=nora"], "score one thing: a text file, - for standard input, or --item ITEM"),
-        (["-"], "-: an empty file; expected one item a line"),  # standard input is closed
+        (["-"], "standard input: an empty file; expected one item a line"),  # standard input is closed
     ],
 )
 def test_score_says_what_helps(

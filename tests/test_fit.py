@@ -241,16 +241,19 @@ def test_running_text_gets_one_line_of_advice(tmp_path: Path, capfd: Capture) ->
     assert capfd.readouterr().err == f"{tmp_path / 'book.txt'}: {PROSE_ADVICE}\n"
 
 
-def test_the_report_says_where_dev_was_best_and_that_a_run_was_stopped_early(
+def test_the_report_says_that_a_run_was_stopped_early_or_should_have_been(
     corpus_file: Path, tmp_path: Path, capsys: Capture
 ) -> None:
+    long = ["--trainer.max_steps=900", "--model.lr_schedule=constant", "--trainer.val_check_interval=20"]
     stop = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=dev/loss"]
-    fit(corpus_file, tmp_path / "run", "--trainer.max_steps=1000", *stop, "--trainer.callbacks.patience=60")
+    fit(corpus_file, tmp_path / "stopped", *long, *stop, "--trainer.callbacks.patience=2")
+    best = report(tmp_path / "stopped")["best_step"]
+    assert f" weights, {best + 40} of 900 steps in " in capsys.readouterr().out
+    fit(corpus_file, tmp_path / "whole", *long)
     out = capsys.readouterr().out
-    best = report(tmp_path / "run")["best_step"]
-    assert report(tmp_path / "run")["steps"] == best + 300
-    assert f"{best + 300} of 1,000 steps in " in out
-    assert f"dev was best at step {best}; from there on the network only memorises train" in out
+    best = report(tmp_path / "whole")["best_step"]
+    assert " weights, 900 steps in " in out
+    assert f"dev has not been better since step {best}; to end such a run sooner: {' '.join(stop)}" in out
 
 
 def test_a_network_that_is_worse_than_guessing_says_so(corpus_file: Path, tmp_path: Path, capfd: Capture) -> None:

@@ -221,13 +221,16 @@ def test_sigterm_in_an_evaluation_is_no_success(
         ("sample {best} --num=20000 | head -c 1", 141, ""),  # a reader that stops early
         ("sample {best} --num=3 > /dev/full", 2, "mlp_lm sample: error: [Errno 28] No space left on device"),
         ("sample {best} --num=3 >&-", 0, "3 items: "),
-        ("fit --data.path={corpus} --run_dir={run} --trainer.max_steps=2 --model.hidden_dim=16 >&-", 0, ""),
+        ("fit {short} >&-", 0, "step 2 of 2: "),
+        ("fit {short} 2>&-", 0, ""),
+        ("fit {short} 2>/dev/full", 0, ""),
     ],
 )
 def test_a_closed_full_or_hasty_output(
     command: str, exit_code: int, err: str, best: Path, corpus_file: Path, tmp_path: Path
 ) -> None:
-    command = command.format(best=best, corpus=corpus_file, run=tmp_path / "run")
+    short = f"--data.path={corpus_file} --run_dir={tmp_path / 'run'} --trainer.max_steps=2 --model.hidden_dim=16"
+    command = command.format(best=best, short=short)
     command = f'"{sys.executable}" -m mlp_lm {command}; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == exit_code

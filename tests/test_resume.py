@@ -104,7 +104,7 @@ def test_a_signal_saves_last_ckpt_and_prints_the_command_that_resumes(
     assert state(run)["global_step"] == 9 and not (run / "report.json").exists()
     python, dash, module, *args = shlex.split(err.split("resume with: ")[1])
     assert (python, dash, module) == ("python", "-m", "mlp_lm")
-    assert args == ["fit", "--config", str(run / "config.yaml"), "--ckpt_path", str(last(run))]
+    assert args == ["fit", "--ckpt_path", str(last(run))]
     assert main(args) == 0
     assert report(run)["steps"] == 12 and list(report(run)["losses"]) == ["dev"]
 
@@ -168,8 +168,8 @@ def test_one_flag_trains_on_and_the_schedule_follows(run_dir: Path, tmp_path: Pa
 
 def test_auto_starts_a_run_and_resumes_it(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
     run = tmp_path / "run"
-    (run / "checkpoints").mkdir(parents=True)  # what a job leaves that was killed before its first checkpoint
-    for name in (".lock", "config.yaml", "events.out.tfevents.1"):
+    (run / "checkpoints").mkdir(parents=True)  # what a job leaves that was killed while it wrote its first checkpoint
+    for name in (".lock", "config.yaml", "hparams.yaml", "events.out.tfevents.1", "checkpoints/.7.part"):
         (run / name).touch()
     with pytest.MonkeyPatch.context() as patch:
         stop_at(6, signal.SIGTERM, patch)
@@ -180,6 +180,34 @@ def test_auto_starts_a_run_and_resumes_it(corpus_file: Path, tmp_path: Path, cap
     assert report(run)["steps"] == 12
     message = error_of(["fit", "--ckpt_path=auto"], capsys)
     assert "ckpt_path: auto resumes the run in --run_dir, which is missing" in message
+
+
+def test_a_run_resumes_with_what_its_checkpoint_does_not_hold(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=dev/loss"]
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(6, signal.SIGTERM, patch)
+        flags = ["--report_test=false", "--trainer.log_every_n_steps=4", *stopping]
+        run = fit(corpus_file, tmp_path / "run", *flags, expected=143)
+    before = yaml.safe_load((run / "config.yaml").read_text())
+    monkeypatch.chdir(run)
+    assert main(["fit", "--ckpt_path=checkpoints/last.ckpt", "--trainer.max_steps=null"]) == 0
+    assert yaml.safe_load((run / "config.yaml").read_text()) == before
+    assert before["trainer"]["max_steps"] == 12 and len(before["trainer"]["callbacks"]) == 1
+    assert list(report(run)["losses"]) == ["dev"]
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "checkpoints/mine.ckpt"])
+def test_a_folder_with_files_of_the_users_own_is_not_a_run_that_was_killed_at_once(
+    name: str, corpus_file: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for leftover in (".lock", "config.yaml", name):
+        (run / leftover).touch()
+    fit(corpus_file, run, "--ckpt_path=auto", expected=2)
+    assert (run / name).exists()
 
 
 def test_a_resumed_run_is_not_finished_and_its_config_is_the_one_it_was_resumed_with(

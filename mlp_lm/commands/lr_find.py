@@ -39,6 +39,7 @@ CEILING = 1.5  # losses beyond this multiple of the first are smoothed as that m
 # its config. Minimum in 300 steps, and dev losses of whole fits by their rate, around the best:
 #   lecture.yaml       0.22    0.22 2.118, 0.15 2.108, 0.1 2.100, 0.075 2.103, 0.05 2.101
 #   lecture_fast.yaml  0.021   0.03 2.102, 0.02 2.094, 0.014 2.095, 0.01 2.101
+#   best.yaml          0.0038  0.0038 1.953, 0.002 1.949 (unique split)
 #   names.yaml         0.0051  0.011 2.162, 0.008 2.163, 0.0056 2.167, 0.0042 2.168, 0.003 2.171
 DIVISORS = {"sgd": 2.0, "adamw": 1.0}
 
@@ -77,7 +78,7 @@ def evaluate(rates: Sequence[float], losses: Sequence[float], width: float, divi
         raise TrainingError(
             "no suggestion: the loss never falls; lower --min, or raise --max if it does not rise either"
         )
-    if minimum >= len(rates) - width:
+    if minimum >= len(losses) - width:
         raise TrainingError(
             "no suggestion: the loss does not rise again, so its minimum may lie further on; raise --max"
         )
@@ -162,6 +163,7 @@ class LrFind(cli.CLI):
         trainer["max_steps"] = trainer["val_check_interval"] = self.options["steps"]
         trainer["log_every_n_steps"] = 1
         trainer["logger"], trainer["callbacks"] = False, None
+        trainer["max_time"] = trainer["min_steps"] = None
 
     def after_instantiate_classes(self) -> None:
         """Refuse several processes before they start."""
@@ -207,7 +209,7 @@ def render(test: RangeTest, folder: Path, optimizer: str) -> str:
     for name, step in {"start": 0, "minimum": test.minimum, "end": len(test.losses) - 1}.items():
         lines.append(f"  {name:<9}{two_digits(test.rates[step]):>13}{test.smoothed[step]:>10.4f}")
     rule = "the rate at the minimum" + (f" divided by {test.divisor:g}" if test.divisor != 1 else "")
-    lines += [f"suggestion for {optimizer} with a schedule that lowers the rate: {rule}", "", "model:"]
+    lines += [f"suggestion for {optimizer}: {rule}", "", "model:"]
     lines += [f"  learning_rate: {two_digits(test.suggestion)}", ""]
     return "\n".join([*lines, f"files: {folder / 'lr_find.csv'}, {folder / 'lr_find.png'}"])
 

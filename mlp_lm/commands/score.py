@@ -16,7 +16,7 @@ from mlp_lm.text.corpus import decode_text, parse_items, read_items, tokenize
 from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.vocab import Vocab, counted
 
-STDIN = Path("-")
+STDIN = Path("standard input")  # in messages
 
 
 def score(
@@ -43,14 +43,14 @@ def score(
     """
     if (text is None) == (not item):
         raise SettingsError("score one thing: a text file, - for standard input, or --item ITEM")
-    source = None if text is None else resolve_path(text)
+    source = None if text is None else STDIN if text == "-" else resolve_path(text)
     file = str(resolve(file))
     check_outputs([file, None if source is None else str(source)], output=(output, ()))
     model = load(file)
     lines = [part.strip() for part in item] if source is None else _read_items(source)
     if lowercase:
         lines = [line.lower() for line in lines]
-    known = _known_lines(lines, model.vocab, text or "item", skip_unknown)
+    known = _known_lines(lines, model.vocab, "item" if text is None else str(source), skip_unknown)
     scores = model.score(known)
     loss = total(scores)
     if output is not None:
@@ -69,7 +69,7 @@ def score(
 
 
 def _read_items(source: Path) -> list[str]:
-    if source != STDIN:
+    if source is not STDIN:
         return read_items(source)
     data = b"" if sys.stdin is None else sys.stdin.buffer.read()  # a shell may close it: `<&-`
     return parse_items(decode_text(data, source), source)

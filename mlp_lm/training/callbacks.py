@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -193,7 +194,8 @@ class Progress(Callback):
         step, end = trainer.global_step, trainer.max_steps
         speed = (step - self.first_step) / (time.perf_counter() - self.start)
         left = tqdm.format_interval((end - step) / speed)
-        print(f"step {step:,} of {end:,}: {_losses(trainer)}, {speed:,.0f} steps/s, {left} left", file=sys.stderr)
+        with suppress(OSError):  # nobody reads it, or the disk of a log is full: no reason to end a run
+            print(f"step {step:,} of {end:,}: {_losses(trainer)}, {speed:,.0f} steps/s, {left} left", file=sys.stderr)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the bar as it is."""

@@ -56,6 +56,7 @@ class CLI(LightningCLI):
         """
         self.name, self.method = args[0], method or args[0]
         self.checkpoint = self.find_checkpoint(args)
+        args = self.complete(args)
         self.content = None if self.checkpoint is None else checkpoint.read(self.checkpoint)
         super().__init__(
             MLPModule,
@@ -72,6 +73,10 @@ class CLI(LightningCLI):
     def find_checkpoint(self, args: list[str]) -> Path | None:
         """The checkpoint whose settings are the defaults, if any; it is needed before anything is parsed."""
         return None
+
+    def complete(self, args: list[str]) -> list[str]:
+        """The arguments with those that the checkpoint adds."""
+        return args
 
     # -- parsing -------------------------------------------------------------------------------------------------
 

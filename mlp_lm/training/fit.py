@@ -24,9 +24,10 @@ from mlp_lm.errors import CheckpointError, SettingsError, TrainingError
 from mlp_lm.files import write_json, write_text
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import flag_values
-from mlp_lm.settings import FIXED_ON_RESUME, Settings, changed
+from mlp_lm.settings import FIXED_ON_RESUME, Settings, changed, check
 from mlp_lm.text.corpus import SPLITS, decode
 from mlp_lm.text.statistics import PROSE_ADVICE, looks_like_prose
+from mlp_lm.text.vocab import counted
 from mlp_lm.training import cli, runs
 from mlp_lm.training.callbacks import Checkpoints, StopOnSignal
 from mlp_lm.training.report import build_report, render
@@ -34,11 +35,13 @@ from mlp_lm.training.schema import add_fit_flags, config_schema
 from mlp_lm.training.tensorboard import TensorBoardExtras
 from mlp_lm.training.trainer import Trainer, run_length
 
+LENGTH = ("max_steps", "val_check_interval")
+
 
 class Fit(cli.CLI):
     """Trains a run, or resumes it."""
 
-    auto = False  # whether the folder says if the run is resumed
+    auto = False  # --ckpt_path auto: the run folder tells whether there is a run to resume
 
     def find_checkpoint(self, args: list[str]) -> Path | None:
         """`last.ckpt` of a run folder, or the checkpoint that was named."""
@@ -63,6 +66,22 @@ class Fit(cli.CLI):
         schema = "Print a JSON schema of configs, for editors, and exit"
         parser.add_argument("--print_schema", action="store_true", default=argparse.SUPPRESS, help=schema)
 
+    def complete(self, args: list[str]) -> list[str]:
+        """A resumed run goes by its own config.yaml, which has what checkpoints lack: devices, callbacks, loggers."""
+        if self.checkpoint is None or flag_values(args, "--config", "-c"):
+            return args
+        config = runs.run_folder(self.checkpoint) / runs.CONFIG
+        return [args[0], f"--config={config}", *args[1:]] if config.exists() else args
+
+    def check_settings(self) -> None:
+        """A resumed run keeps a length that is left open."""
+        if self.content is not None:
+            trainer = self.options["trainer"]
+            for name in LENGTH:
+                if trainer[name] is None:
+                    trainer[name] = self.content[checkpoint.KEY]["trainer"][name]
+        super().check_settings()
+
     def problems_with_checkpoint(self) -> Iterator[str]:
         """What a resumed run cannot change, or would lose."""
         assert self.checkpoint is not None and self.content is not None
@@ -73,11 +92,11 @@ class Fit(cli.CLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Choose the length of a run if it is left open, now that the data are there."""
-        names = ("max_steps", "val_check_interval")
-        max_steps, val_check_interval = (self.options["trainer"][name] for name in names)
+        max_steps, val_check_interval = (self.options["trainer"][name] for name in LENGTH)
         length = run_length(max_steps, val_check_interval, self.datamodule.steps_per_pass)
-        for name, steps in zip(names, length, strict=True):
+        for name, steps in zip(LENGTH, length, strict=True):
             kwargs[name] = self.options["trainer"][name] = steps  # the latter for config.yaml
+        check({**self.settings, "trainer.max_steps": kwargs["max_steps"]}, {})
         trainer = super().instantiate_trainer(**kwargs)
         assert isinstance(trainer, Trainer)
         return trainer
@@ -94,11 +113,8 @@ class Fit(cli.CLI):
         try:
             run_dir = trainer.by_first(self._open_run_folder)
             checkpoints = Checkpoints(run_dir)
-            resume = ["fit", "--config", str(run_dir / runs.CONFIG), "--ckpt_path", str(checkpoints.last)]
-            added: list[Callback] = [
-                checkpoints,
-                StopOnSignal(checkpoints, shlex.join(["python", "-m", "mlp_lm", *resume])),
-            ]
+            resume = shlex.join(["python", "-m", "mlp_lm", "fit", "--ckpt_path", str(checkpoints.last)])
+            added: list[Callback] = [checkpoints, StopOnSignal(checkpoints, resume)]
             if self.options["trainer"]["logger"] is True:
                 # What a killed run has logged after its last checkpoint comes again; at step 0, all of it.
                 step = self.content["global_step"] if self.content else None
@@ -134,6 +150,8 @@ class Fit(cli.CLI):
         (run_dir / runs.CHECKPOINTS).mkdir(exist_ok=True)
         config = self.options.clone()
         del config["run_dir"], config["config"]  # another run has a folder of its own
+        for name in config["data"].keys():  # noqa: SIM118 - a Namespace; files by their absolute paths
+            config["data"][name] = self.datamodule.hparams[name]
         write_text(run_dir / runs.CONFIG, self.subparser.dump(config, skip_unset=False, skip_validation=True))
         return run_dir
 
@@ -143,7 +161,7 @@ class Fit(cli.CLI):
         several = f"; {self.trainer.world_size} processes" if self.trainer.world_size > 1 else ""
         text = f"{data.source}: {windows} windows in {' / '.join(SPLITS)}, {data.vocab_size} tokens"
         steps = self.trainer.max_steps
-        text += f"; {steps:,} steps, {steps / data.steps_per_pass:.3g} passes over train; run {run_dir}"
+        text += f"; {counted(steps, 'step')}, {steps / data.steps_per_pass:.3g} passes over train; run {run_dir}"
         if self.content:
             text += f", resumed at step {self.content['global_step']:,}"
         return text + several

@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
+from tqdm import tqdm
 
 from mlp_lm.errors import SettingsError, TrainingError
 from mlp_lm.models.checkpoint import FORMAT_VERSION, KEY
@@ -129,7 +130,7 @@ class MLPModule(LightningModule):
         if s["handwritten_step"] and classic and alone and not torch.is_anomaly_enabled():
             self._fused = FusedSGD(self.network, s["weight_decay"], s["decay_all"])
             note = "SGD steps with gradients written by hand, no autograd; --model.handwritten_step false turns it off"
-            print(note, file=sys.stderr)
+            tqdm.write(note, file=sys.stderr)  # above a bar
 
     def training_step(self, chunk: Chunk) -> None:
         """K optimizer steps: contexts (K, B, T), targets (K, B); of W processes, each has its B/W rows."""

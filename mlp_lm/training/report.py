@@ -16,7 +16,7 @@ from mlp_lm.models.metrics import evaluate
 from mlp_lm.models.sampling import Sampling
 from mlp_lm.text.corpus import SPLITS
 from mlp_lm.text.datasets import resolve_path
-from mlp_lm.text.vocab import printable
+from mlp_lm.text.vocab import counted, printable
 from mlp_lm.text.windows import eval_batch_size
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
@@ -86,11 +86,12 @@ def build_report(
 def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
     """The report as text for the terminal."""
     steps, best_step = report["steps"], report["best_step"]
-    planned = f" of {report['max_steps']:,}" if steps < report["max_steps"] else ""
+    early = steps < report["max_steps"]
+    taken = f"{steps:,} of {report['max_steps']:,} steps" if early else counted(steps, "step")
     now = f", {report['steps'] - report['first_step']:,} of them now," if report["first_step"] else ""
     lines = [
         "",
-        f"{report['weights']:,} weights, {steps:,}{planned} steps in {report['seconds']:.1f} s{now} "
+        f"{report['weights']:,} weights, {taken} in {report['seconds']:.1f} s{now} "
         f"on {report['device']}; losses of best.ckpt, step {best_step:,}:",
         "        nats/token  perplexity  bits/token",
     ]
@@ -103,11 +104,10 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
             f"  dev is no better than guessing uniformly among {report['vocab_size']} tokens: the network has diverged "
             "or memorised train. What helps: more text, fewer steps, a smaller network; or counts (ngram)"
         )
-    elif best_step < 0.7 * steps:
+    elif best_step < 0.7 * steps and not early:
         lines.append(
-            f"  dev was best at step {best_step:,}; from there on the network only memorises train. To end such a run "
-            f"sooner: --trainer.max_steps {best_step}, or --trainer.callbacks+=EarlyStopping "
-            "--trainer.callbacks.monitor=dev/loss"
+            f"  dev has not been better since step {best_step:,}; to end such a run sooner: "
+            "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=dev/loss"
         )
     samples = [starred(**sample) for sample in report["samples"]]
     legend = " (* = in the training set)" if any(s["seen_in"] == "train" for s in report["samples"]) else ""

@@ -89,7 +89,8 @@ def empty_folder(name: str, flag: str) -> Path:
 def _was_killed_at_once(run_dir: Path) -> bool:
     """Whether a folder holds nothing but what a run leaves that was killed before its first checkpoint."""
     names = {entry.name for entry in run_dir.iterdir() if not entry.name.startswith("events.out.tfevents")}
-    return LOCK in names and names <= {LOCK, CONFIG, CHECKPOINTS}
+    written = [path.name for path in (run_dir / CHECKPOINTS).glob("*") if path.suffix != ".part"]
+    return LOCK in names and names <= {LOCK, CONFIG, CHECKPOINTS, "hparams.yaml"} and not written
 
 
 def lock_run(run_dir: Path) -> FileLock:

@@ -113,7 +113,7 @@ class Trainer(LightningTrainer):
         """How long to train, on which devices, and what to log.
 
         Args:
-            max_steps: Steps to train for; null means 20 passes over train, at most 3,000 steps.
+            max_steps: Steps to train for; null means 20 passes over train, at least one step and at most 3,000.
             val_check_interval: Steps between two validations, after which checkpoints are written; null means a twelfth
                 of max_steps, at most 250.
             log_every_n_steps: Steps between two points of the training curve; a point is their mean loss.
