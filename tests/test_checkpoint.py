@@ -169,7 +169,8 @@ def test_a_file_that_would_run_code_runs_none(
         ("text", "text: damaged, or not a file of mlp_lm"),
         ("empty", "empty: damaged, or not a file of mlp_lm"),
         ("missing", "missing: no such file; expected a checkpoint"),
-        ("folder", "folder: a folder without checkpoints/best.ckpt; expected a checkpoint or a run folder"),
+        ("folder", "folder: a folder without checkpoints/best.ckpt; expected a run folder\n"),
+        ("runs", "expected a run folder; did you mean runs/version_0?"),
         ("https://example.org/best.ckpt", "no such file; expected a checkpoint (…/checkpoints/best.ckpt); download it"),
         ("counts.npz", "counts.npz: a file of counts; expected the checkpoint of a network (.ckpt)"),
     ],
@@ -189,6 +190,8 @@ def test_a_file_that_is_no_checkpoint_of_ours(
     for file, version in (("newer", 99), ("older", 1)):
         torch.save({**content, "mlp_lm": {**content["mlp_lm"], "format_version": version}}, file)
     Path("folder").mkdir()
+    Path("runs/version_0/checkpoints").mkdir(parents=True)
+    Path("runs/version_0/checkpoints/best.ckpt").touch()
     Path("text").write_text("anna\nbob\n")
     Path("empty").touch()
     Path("counts.npz").write_bytes(good["counts.npz"])

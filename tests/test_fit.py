@@ -165,6 +165,13 @@ def test_a_train_loss_that_is_nan_ends_the_run_and_keeps_the_last_good_weights(
     assert all(weight.isfinite().all() for weight in state(run)["state_dict"].values())
 
 
+def test_a_dev_loss_that_is_nan_ends_the_run_in_one_line(corpus_file: Path, tmp_path: Path, capfd: Capture) -> None:
+    flags = ["--model.learning_rate=1e35", "--trainer.val_check_interval=1", "--trainer.enable_progress_bar=false"]
+    fit(corpus_file, tmp_path / "run", *DIVERGING, *flags, "--model.handwritten_step=false", expected=2)
+    err = capfd.readouterr().err
+    assert err.startswith("mlp_lm fit: error: dev loss is nan, or a weight is") and err.count("\n") == 1
+
+
 def test_infinite_weights_are_not_saved_even_if_dev_loss_is_finite(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:

@@ -73,7 +73,7 @@ def test_a_range_that_blows_up_ends_early_and_still_suggests(
     assert len(table) < 200
     assert 2 * table[0]["loss"] < max(row["loss"] for row in table) < 50  # long before it is infinite
     out = capsys.readouterr().out
-    assert f"{len(table)} of 200 steps\n" in out and "  learning_rate: 0." in out
+    assert f"{len(table)} of 200 steps, until the loss blew up\n" in out and "  learning_rate: 0." in out
 
 
 def test_the_loss_of_a_step_is_that_before_it(corpus_file: Path, tmp_path: Path) -> None:

@@ -189,7 +189,8 @@ class LrFind(cli.CLI):
         test = evaluate(rates, recorder.losses, recorder.width, DIVISORS[optimizer])
         folder = runs.output_folder(self.options["output_dir"], self.run_name(), "lr_find", "output_dir")
         write_files(test, folder)
-        print(f"{self.datamodule.source}: {len(test.losses):,} of {steps:,} steps")
+        early = ", until the loss blew up" if len(test.losses) < steps else ""
+        print(f"{self.datamodule.source}: {len(test.losses):,} of {steps:,} steps{early}")
         print(render(test, folder, optimizer))
 
 

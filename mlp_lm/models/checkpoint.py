@@ -67,7 +67,9 @@ def resolve(path: PathLike) -> Path:
     if best.exists():
         return best
     if Path(path).is_dir():
-        raise CheckpointError(f"{path}: a folder without checkpoints/best.ckpt; expected a checkpoint or a run folder")
+        inside = sorted(Path(path).glob("*/checkpoints/best.ckpt"), key=lambda file: file.stat().st_mtime)
+        hint = f"; did you mean {inside[-1].parent.parent}?" if inside else ""
+        raise CheckpointError(f"{path}: a folder without checkpoints/best.ckpt; expected a run folder{hint}")
     if not Path(path).exists():
         hint = "; download it first" if "://" in str(path) else ""
         raise CheckpointError(f"{path}: no such file; expected a checkpoint (…/checkpoints/best.ckpt){hint}")

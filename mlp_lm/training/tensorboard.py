@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -63,11 +64,12 @@ class TensorBoardExtras(Callback):
         """What changes during training; Lightning has put the network into evaluation mode."""
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
-        step = trainer.global_step
+        step, dev_loss = trainer.global_step, trainer.callback_metrics["dev/loss"].item()
+        if not math.isfinite(dev_loss):  # `Checkpoints` ends the run; TensorBoard has no histogram of NaN
+            return
         writer, data, module = _parts(trainer, pl_module)
         with _one_thread():
             if step == trainer.max_steps:  # before the last checkpoint: no run that is killed after it lacks its end
-                dev_loss = trainer.callback_metrics["dev/loss"].item()
                 _write_end(writer, min(dev_loss, self.checkpoints.best_dev_loss), step)
             for name, weights in module.network.named_parameters():
                 writer.add_histogram(f"weights/{name}", _thinned(weights), step)
