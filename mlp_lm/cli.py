@@ -31,9 +31,9 @@ First steps:
   python -m mlp_lm sample runs/names/version_0
 """
 # How often a thread of torch looks for work before it sleeps. By default, 300,000 times, threads that wait for each
-# other keep the cores from other programs: on two cores, two fits of names.yaml at once took 5.8 times as long as one
-# alone, with this count 2.3 times; with fewer than 10,000, one alone gets slower.
-SPIN_COUNT = "20000"
+# other keep the cores from other programs: on two cores, two fits of names.yaml at once took 5.7 times as long as one
+# alone, with this count 2.9 times, and one alone 6 % longer. With 20,000: 2.4 times, and 11 %.
+SPIN_COUNT = "30000"
 LESS_MEMORY = (
     "use a smaller data.batch_size, model.hidden_dim or model.embedding_dim, a text with fewer distinct "
     "characters, for sample a smaller --num or --max_length"

@@ -31,7 +31,7 @@ def test_version(capsys: Capture) -> None:
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
     ids=["default", "count", "policy"],
 )
 def test_waiting_threads_leave_their_core_unless_the_user_has_a_wish(
