@@ -26,7 +26,7 @@ from mlp_lm.training import fit as fit_command
 from mlp_lm.training.datamodule import Chunks, TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.trainer import Trainer, run_length
-from tests.conftest import SMALL, Capture, assert_same_run, fit, last, report, scalars, state
+from tests.conftest import LOGGED, SMALL, Capture, assert_same_run, fit, last, report, scalars, state
 
 DIVERGING = ["--model.optimizer=sgd", "--model.dropout=0", "--model.lr_schedule=constant"]
 
@@ -64,7 +64,7 @@ def test_a_point_of_the_training_curve_is_the_mean_loss_of_the_steps_before_it(
 ) -> None:
     # At next to no learning rate, 3 steps of 644 windows (2 epochs of 966) must have the loss of train itself.
     flags = [*DIVERGING, "--model.learning_rate=1e-30", "--data.batch_size=644", "--trainer.max_steps=3"]
-    run = fit(corpus_file, tmp_path / "run", *flags, "--trainer.log_every_n_steps=3")
+    run = fit(corpus_file, tmp_path / "run", LOGGED, *flags, "--trainer.log_every_n_steps=3")
     loss = evaluate(load(last(run)).log_probs, [TextDataModule(str(corpus_file), context_size=3).windows("train")[:]])
     ((step, train_loss),) = scalars(run)["train/loss"]
     assert step == 3 and train_loss == pytest.approx(loss.nats_per_token, abs=1e-6)
@@ -105,7 +105,7 @@ def test_steps_per_execution_changes_no_result(corpus_file: Path, tmp_path: Path
     # Dropout on, batches that span two epochs, validations and log points at odds with K.
     flags = ["--data.batch_size=50", "--trainer.log_every_n_steps=3", "--model.dropout=0.3", "--trainer.max_steps=40"]
     one, seven, all_at_once = (
-        fit(corpus_file, tmp_path / k, *flags, f"--data.steps_per_execution={k}") for k in ("1", "7", "100")
+        fit(corpus_file, tmp_path / k, LOGGED, *flags, f"--data.steps_per_execution={k}") for k in ("1", "7", "100")
     )
     assert_same_run(one, seven)
     assert_same_run(one, all_at_once)
@@ -113,7 +113,7 @@ def test_steps_per_execution_changes_no_result(corpus_file: Path, tmp_path: Path
 
 def test_a_corpus_with_fewer_windows_than_a_batch_trains(tmp_path: Path) -> None:
     (tmp_path / "items.txt").write_text("ab\nba\naab\nbba\nabab\nbaba\n")
-    run = fit(tmp_path / "items.txt", tmp_path / "run", "--data.batch_size=100")
+    run = fit(tmp_path / "items.txt", tmp_path / "run", LOGGED, "--data.batch_size=100")
     assert [step for step, _ in scalars(run)["dev/loss"]] == [5, 10, 12]
 
 
@@ -144,7 +144,7 @@ def test_threads_follow_the_step_unless_the_user_chooses(
 
 
 def test_a_rising_dev_loss_leaves_best_ckpt_alone_also_in_a_resumed_run(corpus_file: Path, tmp_path: Path) -> None:
-    run = fit(corpus_file, tmp_path / "run", *DIVERGING, "--model.learning_rate=0.1", "--trainer.max_steps=10")
+    run = fit(corpus_file, tmp_path / "run", LOGGED, *DIVERGING, "--model.learning_rate=0.1", "--trainer.max_steps=10")
     before = (run / "checkpoints" / "best.ckpt").read_bytes()
     # The schedule is constant: a longer horizon changes nothing.
     flags = ["--model.learning_rate=30", "--trainer.max_steps=20", "--model.lr_decay_steps=20"]
@@ -200,7 +200,7 @@ def test_report_test_false_leaves_test_unread(
 
 
 def test_what_fit_prints(corpus_file: Path, tmp_path: Path, capfd: Capture) -> None:
-    fit(corpus_file, tmp_path / "run")
+    fit(corpus_file, tmp_path / "run", LOGGED)
     out, err = capfd.readouterr()
     # A line for each validation where stderr is no terminal, and nothing of Lightning's.
     assert re.sub(r"\d+\.\d{4}|\d+ steps/s", "#", err) == (

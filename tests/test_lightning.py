@@ -22,7 +22,7 @@ from mlp_lm.models.fused import FusedSGD
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.trainer import NOT_OURS, Trainer
-from tests.conftest import Capture, error_of, fit, report, scalars, stop_at
+from tests.conftest import LOGGED, Capture, error_of, fit, report, scalars, stop_at
 
 DIVERGING = ["--model.optimizer=sgd", "--model.dropout=0", "--model.lr_schedule=constant", "--model.learning_rate=30"]
 HANDWRITTEN = "gradients written by hand"
@@ -33,7 +33,7 @@ HANDWRITTEN = "gradients written by hand"
 
 def test_early_stopping_by_flags_ends_a_diverging_run_with_a_report(corpus_file: Path, tmp_path: Path) -> None:
     stopping = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=dev/loss"]
-    run = fit(corpus_file, tmp_path / "run", *DIVERGING, *stopping, "--trainer.callbacks.patience=1")
+    run = fit(corpus_file, tmp_path / "run", LOGGED, *DIVERGING, *stopping, "--trainer.callbacks.patience=1")
     assert [step for step, _ in scalars(run)["dev/loss"]] == [5, 10]
     assert report(run)["steps"] == 10 and report(run)["best_step"] == 5
 
@@ -47,7 +47,7 @@ def test_early_stopping_by_config_also_ends_a_run_that_was_resumed(
     flags = [f"--config={tmp_path / 'config.yaml'}", "--trainer.max_steps=20", "--trainer.log_every_n_steps=4"]
     with monkeypatch.context() as patch:
         stop_at(step, signal.SIGTERM, patch)
-        run = fit(corpus_file, tmp_path / "run", *DIVERGING, *flags, expected=143)
+        run = fit(corpus_file, tmp_path / "run", LOGGED, *DIVERGING, *flags, expected=143)
     assert main(["fit", f"--config={run / 'config.yaml'}", f"--ckpt_path={run}"]) == 0
     assert [step for step, _ in scalars(run)["dev/loss"]] == [5, 10, 15]
     assert report(run)["steps"] == 15

@@ -14,7 +14,7 @@ from mlp_lm.cli import main
 from mlp_lm.commands.lr_find import Floats, evaluate, smooth, two_digits
 from mlp_lm.errors import TrainingError
 from mlp_lm.training.datamodule import TextDataModule
-from tests.conftest import SMALL, Capture, error_of, fit, scalars
+from tests.conftest import LOGGED, SMALL, Capture, error_of, fit, scalars
 
 FAST = [*SMALL, "--data.batch_size=50", "--steps=200"]
 SGD = ["--model.optimizer=sgd", "--model.dropout=0"]  # takes the handwritten step
@@ -81,7 +81,7 @@ def test_the_loss_of_a_step_is_that_before_it(corpus_file: Path, tmp_path: Path)
     flags = [*SGD, "--data.batch_size=50", "--seed_everything=3"]
     table = lr_find(corpus_file, tmp_path / "out", *flags, "--min=1", "--max=1000")
     constant = ["--model.lr_schedule=constant", "--model.lr_warmup_steps=0", "--model.learning_rate=1"]
-    run = fit(corpus_file, tmp_path / "run", *flags, *constant, "--trainer.log_every_n_steps=1")
+    run = fit(corpus_file, tmp_path / "run", LOGGED, *flags, *constant, "--trainer.log_every_n_steps=1")
     curve = [loss for _, loss in scalars(run)["train/loss"]]
     assert table[0]["rate"] == 1
     assert [row["loss"] for row in table[:2]] == pytest.approx(curve[:2], rel=1e-6)

@@ -19,10 +19,10 @@ from mlp_lm.cli import main
 from mlp_lm.errors import LostProcessError
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.trainer import Trainer, report_lost_process
-from tests.conftest import ROOT, SMALL, Capture, assert_same_run, fit, last, report, scalars, state
+from tests.conftest import LOGGED, ROOT, SMALL, Capture, assert_same_run, fit, last, report, scalars, state
 
 # Float64, where the order of a sum changes the last of 16 digits.
-EXACT = ["--data.batch_size=194", "--trainer.precision=64-true", "--model.dropout=0", "--trainer.max_steps=16"]
+EXACT = [LOGGED, "--data.batch_size=194", "--trainer.precision=64-true", "--model.dropout=0", "--trainer.max_steps=16"]
 EXACT += ["--data.steps_per_execution=4", "--trainer.log_every_n_steps=3", "--trainer.val_check_interval=5"]
 TWO = ["--trainer.devices=2"]
 

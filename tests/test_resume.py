@@ -22,6 +22,7 @@ from filelock import FileLock
 from mlp_lm.cli import main
 from mlp_lm.training import runs
 from tests.conftest import (
+    LOGGED,
     Capture,
     assert_same_run,
     before_step,
@@ -37,7 +38,7 @@ from tests.conftest import (
 
 STEPS = 40  # of batches of 50, some of which span two epochs of 966 windows
 LOG_POINTS = sorted({*range(4, STEPS, 4), *range(9, STEPS, 9), STEPS})
-INTERVALS = [f"--trainer.max_steps={STEPS}", "--trainer.val_check_interval=9", "--trainer.log_every_n_steps=4"]
+INTERVALS = [LOGGED, f"--trainer.max_steps={STEPS}", "--trainer.val_check_interval=9", "--trainer.log_every_n_steps=4"]
 CLASSIC = ["--model.optimizer=sgd", "--model.dropout=0", "--model.learning_rate=0.1", "--model.lr_schedule=step"]
 RECIPES = {
     "handwritten": CLASSIC,
@@ -213,7 +214,7 @@ def test_a_folder_with_files_of_the_users_own_is_not_a_run_that_was_killed_at_on
 def test_a_resumed_run_is_not_finished_and_its_config_is_the_one_it_was_resumed_with(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = fit(corpus_file, tmp_path / "run", "--model.lr_schedule=constant")
+    run = fit(corpus_file, tmp_path / "run", LOGGED, "--model.lr_schedule=constant")
     content = torch.load(last(run), weights_only=True)
     content["callbacks"]["Checkpoints"]["seconds"] = 1000.0
     torch.save(content, last(run))

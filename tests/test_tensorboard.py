@@ -25,7 +25,7 @@ from mlp_lm import load
 from mlp_lm.cli import main
 from mlp_lm.models import checkpoint
 from mlp_lm.models.sampling import Sampling
-from tests.conftest import events, fit, last, state, stop_at
+from tests.conftest import LOGGED, events, fit, last, state, stop_at
 
 CURVES = {"train/loss", "lr", "dev/loss", "dev/perplexity", "dev/bits_per_token", "saturated/hidden.0"}
 HISTOGRAMS = {"activations/hidden.0", "weights/embedding.weight", "weights/hidden.0.weight", "weights/hidden.0.bias"}
@@ -86,7 +86,7 @@ def test_the_hparams_tab_has_settings_and_latest_and_lowest_dev_loss_also_of_a_r
     corpus_file: Path, tmp_path: Path
 ) -> None:
     constant = ["--model.optimizer=sgd", "--model.dropout=0", "--model.lr_schedule=constant"]
-    run = fit(corpus_file, tmp_path / "run", *constant, "--model.learning_rate=0.1")
+    run = fit(corpus_file, tmp_path / "run", LOGGED, *constant, "--model.learning_rate=0.1")
     time.sleep(1.1)  # TensorBoard orders the files of a run by the second they were begun in
     assert main(["fit", f"--ckpt_path={run}", "--model.learning_rate=30", "--trainer.max_steps=20"]) == 0
     settings, metrics, status = hparams_tab(run)
@@ -101,7 +101,7 @@ def test_the_hparams_tab_has_a_run_that_was_stopped_too(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_at(6, signal.SIGTERM, monkeypatch)
-    run = fit(corpus_file, tmp_path / "run", expected=143)
+    run = fit(corpus_file, tmp_path / "run", LOGGED, expected=143)
     settings, metrics, status = hparams_tab(run)
     assert settings["trainer.max_steps"] == 12 and [*metrics] == ["dev/loss"] and status == "STATUS_UNKNOWN"
 
@@ -115,7 +115,7 @@ def test_the_lowest_dev_loss_is_no_second_curve(run_dir: Path) -> None:
 def test_the_lowest_dev_loss_of_a_run_that_ends_early(corpus_file: Path, tmp_path: Path) -> None:
     callbacks = {"": "EarlyStopping", ".monitor": "dev/loss", ".patience": "1", ".min_delta": "100"}
     flags = [f"--trainer.callbacks{name or '+'}={value}" for name, value in callbacks.items()]
-    run = fit(corpus_file, tmp_path / "run", *flags, "--trainer.max_steps=100")
+    run = fit(corpus_file, tmp_path / "run", LOGGED, *flags, "--trainer.max_steps=100")
     assert [event.step for event in events(run).Scalars("dev/lowest_loss")] == [10]
 
 
@@ -126,14 +126,14 @@ def test_the_embedding_map_is_a_picture(run_dir: Path) -> None:
 
 def test_a_histogram_holds_large_but_finite_weights(corpus_file: Path, tmp_path: Path) -> None:
     flags = ["--model.optimizer=sgd", "--model.dropout=0", "--model.learning_rate=1e22", "--trainer.max_steps=1"]
-    run = fit(corpus_file, tmp_path / "run", *flags, "--model.lr_warmup_steps=0")
+    run = fit(corpus_file, tmp_path / "run", LOGGED, *flags, "--model.lr_warmup_steps=0")
     assert state(run)["state_dict"]["network.output.bias"].abs().max() > 1e20, "nothing to test"
     (event,) = events(run).Histograms("weights/output.bias")
     assert 1e18 < event.histogram_value.max <= 1e19
 
 
 def test_logger_false_writes_no_events(corpus_file: Path, tmp_path: Path) -> None:
-    run = fit(corpus_file, tmp_path / "run", "--trainer.logger=false")
+    run = fit(corpus_file, tmp_path / "run", LOGGED, "--trainer.logger=false")
     assert {path.name for path in run.iterdir()} == {".lock", "checkpoints", "config.yaml", "report.json"}
 
 
@@ -160,7 +160,7 @@ def test_what_a_validation_logs_is_on_disk_before_its_checkpoints_are(
 
     monkeypatch.setattr(checkpoint, "write", look_and_write)
     monkeypatch.setattr(RecordWriter, "write", slowly)
-    fit(corpus_file, tmp_path / "run")
+    fit(corpus_file, tmp_path / "run", LOGGED)
     everything = {*CURVES, *HISTOGRAMS, "samples/text_summary"}
     assert logged.pop(("last.ckpt", 0)) >= {"config/text_summary"}
     for name in ("best.ckpt", "last.ckpt"):
