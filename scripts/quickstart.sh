@@ -12,7 +12,7 @@ PYTHON=${PYTHON:-python3}
 echo "installing into .venv (PyTorch is large; this takes a minute or more) ..."
 python -m pip install --quiet --disable-pip-version-check -e .
 run=runs/quickstart/$(date +%Y%m%d-%H%M%S)
-echo "training on the bundled names (about half a minute) ..."
+echo "training on the bundled names (about a minute) ..."
 python -m mlp_lm fit --config configs/names.yaml --run_dir "$run"
 echo "ten more names:"
 python -m mlp_lm sample "$run/checkpoints/best.ckpt" --num 10

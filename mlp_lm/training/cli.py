@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import re
 import signal
@@ -105,7 +106,8 @@ class CLI(LightningCLI):
         add_seed(parser)
 
     def add_own_flags(self, parser: LightningArgumentParser) -> None:
-        """The flags beside those of trainer, model and data."""
+        """The flags beside those of trainer, model and data: at least what the config.yaml of a run has."""
+        parser.add_argument("--report_test", type=bool, default=True, help=argparse.SUPPRESS)
 
     def ignores(self, name: str) -> bool:
         """Whether a setting makes no difference to the command, so that its help leaves it out."""

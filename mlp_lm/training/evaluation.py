@@ -1,8 +1,7 @@
-"""`python -m mlp_lm validate`, `test` and `predict`: what a checkpoint makes of dev or test."""
+"""`python -m mlp_lm validate`, `test` and `predict`: the losses and predictions of a checkpoint."""
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -43,8 +42,7 @@ class Evaluation(cli.CLI):
         """The checkpoint."""
         does = "Checkpoint or run folder; a checkpoint's settings are the defaults"
         parser.add_argument("--ckpt_path", type=str | None, help=does)
-        # The config.yaml of a run has it.
-        parser.add_argument("--report_test", type=bool, default=True, help=argparse.SUPPRESS)
+        super().add_own_flags(parser)
 
     def ignores(self, name: str) -> bool:
         """Nearly everything comes from the checkpoint."""

@@ -88,7 +88,7 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
     steps, best_step = report["steps"], report["best_step"]
     early = steps < report["max_steps"]
     taken = f"{steps:,} of {report['max_steps']:,} steps" if early else counted(steps, "step")
-    now = f", {report['steps'] - report['first_step']:,} of them now," if report["first_step"] else ""
+    now = f", {steps - report['first_step']:,} of them now," if report["first_step"] else ""
     lines = [
         "",
         f"{report['weights']:,} weights, {taken} in {report['seconds']:.1f} s{now} "
