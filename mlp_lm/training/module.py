@@ -156,8 +156,11 @@ class MLPModule(LightningModule):
         """One step through autograd: contexts (B, T), targets (B,). Returns the mean loss before it."""
         set_learning_rate(optimizer, rate)
         if self.hparams["dropout"]:
-            # A function of (seed, step, process), so that a resumed run drops the same units.
-            torch.manual_seed(random.Random(f"{self._dropout_seed}/{step}/{self.global_rank}").getrandbits(32))
+            # A function of (seed, step, process), so that a resumed run drops the same units. The generator of this
+            # device alone: torch.manual_seed visits those of all kinds, which takes longer than a small step.
+            device = contexts.device
+            generator = torch.default_generator if device.type == "cpu" else torch.get_device_module(device)
+            generator.manual_seed(random.Random(f"{self._dropout_seed}/{step}/{self.global_rank}").getrandbits(32))
         loss = F.cross_entropy(self.network(contexts), targets)  # (B, T) -> (B, V) -> ()
         optimizer.zero_grad()
         self.manual_backward(loss)  # several processes average their gradients
