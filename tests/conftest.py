@@ -49,6 +49,7 @@ SMALL = [
     "--data.context_size=3",
     "--trainer.accelerator=cpu",  # where runs can be compared bit by bit
 ]
+CONSTANT_SGD = ["--model.optimizer=sgd", "--model.dropout=0", "--model.lr_schedule=constant"]
 
 
 def fit(corpus: Path | str, run_dir: Path, *flags: str, expected: int = 0) -> Path:
