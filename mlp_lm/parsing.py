@@ -24,7 +24,7 @@ LINKED = ("vocab_size", "context_size")  # settings of the model that follow fro
 class OneLineErrors(ArgumentParser):
     """An ArgumentParser that raises SettingsError with one line instead of printing its usage."""
 
-    reasons: Mapping[str, str] = {}  # why a setting known from Lightning is not available
+    reasons: Mapping[str, str] = {}  # why a setting known from elsewhere is not available
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)  # an abbreviation may mean another flag tomorrow
@@ -58,6 +58,8 @@ class OneLineErrors(ArgumentParser):
         name = next(filter(None, wrong.groups())).replace("-", "_")
         if reason := self.reasons.get(name.split(".")[-1]):
             return f"; {reason}"
+        if "vary" in options and name.startswith(("data.", "model.", "trainer.")):
+            return f"; did you mean --vary {name}=...?"
         return did_you_mean(name, options, "--" if "unrecognized" in message else "")
 
 
@@ -92,7 +94,7 @@ def _one_line(message: str) -> str:
         return f"{name}: {missing[2]} needs {missing[1]}; add --{name}.{missing[1]}"
     if unknown := re.search(r"Option '(\w+)' is not accepted", text):
         return f"{name}: found the option {unknown[1]!r}, which it does not have"
-    value = re.search(r"(?:Got|Given) value: ?(.*)$", text)
+    value = re.search(r".*(?:Got|Given) value: ?(.*)$", text)  # the last, which is the one that was given
     expected = re.search(r"Subtypes: [\[(](.*?)[\])] ", text) or re.search(r"Expected an? (.*?)\. Got value", text)
     if value and expected:
         choices = re.search(r"Literal\[(.*)\]", expected[1])

@@ -1,7 +1,8 @@
-"""Draw the picture at the top of the README: a trained network's embeddings beside names that it made up.
+"""Draw the picture at the top of the README: embeddings of two dimensions beside names that a network made up.
 
     python -m mlp_lm fit --config configs/names.yaml
-    python scripts/pictures.py runs/names/version_0
+    python -m mlp_lm fit --config configs/names.yaml --model.embedding_dim 2 --run_dir runs/map
+    python scripts/pictures.py runs/names/version_0 runs/map
 
 The picture is committed, so that nobody needs a run to look at the README.
 """
@@ -21,12 +22,12 @@ NUM_NAMES = 14
 
 
 def main() -> None:
-    model = load(sys.argv[1])
-    assert model.network is not None
+    model, flat = load(sys.argv[1]), load(sys.argv[2])
+    assert flat.network is not None
     figure = curves.new_figure(10, 5.6)
     left, right = figure.subplots(1, 2, width_ratios=[2.2, 1])
-    table = model.network.embedding.weight.detach().numpy()
-    networks.embedding_map(left, table, [model.vocab.show(i) for i in range(len(model.vocab))])
+    table = flat.network.embedding.weight.detach().numpy()
+    networks.embedding_map(left, table, [flat.vocab.show(i) for i in range(len(flat.vocab))])
     names = model.sample(NUM_NAMES, Sampling(seed=1, only_new=True))
     right.set_title("Names the network made up\n(none is in its data)", loc="left", x=0.1)
     for row, name in enumerate(names):

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import random
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -199,6 +200,14 @@ def test_a_file_that_is_no_checkpoint_of_ours(
         assert expected in error_of([*args, name], capsys)
     if name != "counts.npz":
         assert expected in error_of(["sample", name], capsys)
+
+
+def test_a_run_without_a_validation_yet_has_its_last_checkpoint_named(tmp_path: Path) -> None:
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    last.touch()
+    with pytest.raises(CheckpointError, match=re.escape(f"; there is {last}")):
+        load(tmp_path)
 
 
 # -- what ours stand for -------------------------------------------------------------------------------------------

@@ -179,6 +179,10 @@ def test_auto_starts_a_run_and_resumes_it(corpus_file: Path, tmp_path: Path, cap
     fit(corpus_file, run, "--ckpt_path=auto", "--trainer.log_every_n_steps=4")
     assert f"run {run}, resumed at step 8\n" in capsys.readouterr().out
     assert report(run)["steps"] == 12
+    before = state(run)
+    fit(corpus_file, run, "--ckpt_path=auto", "--trainer.log_every_n_steps=4")  # a job that is started once too often
+    torch.testing.assert_close(state(run), before, rtol=0, atol=0)
+    capsys.readouterr()
     message = error_of(["fit", "--ckpt_path=auto"], capsys)
     assert "ckpt_path: auto resumes the run in --run_dir, which is missing" in message
 

@@ -69,6 +69,8 @@ def resolve(path: PathLike) -> Path:
     if Path(path).is_dir():
         inside = sorted(Path(path).glob("*/checkpoints/best.ckpt"), key=lambda file: file.stat().st_mtime)
         hint = f"; did you mean {inside[-1].parent.parent}?" if inside else ""
+        if (last := best.with_name("last.ckpt")).exists():  # stopped before its first validation
+            hint = f"; there is {last}"
         raise CheckpointError(f"{path}: a folder without checkpoints/best.ckpt; expected a run folder{hint}")
     if not Path(path).exists():
         hint = "; download it first" if "://" in str(path) else ""

@@ -28,13 +28,20 @@ from mlp_lm.training.trainer import NOT_OURS, Trainer, report_lost_process
 
 # Of Trainer's methods that are not flags: the checkpoint's path has a flag of ours, the others are always the same.
 METHOD_ARGUMENTS = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
+LECTURE = {  # its words, and those of other code that followed it
+    "block_size": "data.context_size",
+    "n_embd": "model.embedding_dim",
+    "n_hidden": "model.hidden_dim",
+    "lr": "model.learning_rate",
+    "epochs": "trainer.max_steps",
+}
 set_parsing_settings(config_read_mode_fsspec_enabled=False)  # Lightning lets a setting be the URL of more settings
 
 
 class Parser(OneLineErrors, LightningArgumentParser):
     """LightningCLI's parser with our one-line errors."""
 
-    reasons = NOT_OURS
+    reasons = NOT_OURS | {word: f"did you mean --{ours}?" for word, ours in LECTURE.items()}
 
 
 class CLI(LightningCLI):

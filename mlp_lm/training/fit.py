@@ -88,7 +88,7 @@ class Fit(cli.CLI):
         yield from changed(self.settings, checkpoint.settings(self.content), FIXED_ON_RESUME)
         if self.options["run_dir"] is not None and not self.auto:
             yield "run_dir: a resumed run stays in its own folder; leave out --run_dir"
-        yield from resume_problems(self.checkpoint, self.content, self.settings)
+        yield from resume_problems(self.checkpoint, self.content, self.settings, self.auto)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Choose the length of a run if it is left open, now that the data are there."""
@@ -184,13 +184,14 @@ class Fit(cli.CLI):
         print(render(report, run_dir, best))
 
 
-def resume_problems(path: Path, content: checkpoint.Content, settings: Settings) -> Iterator[str]:
+def resume_problems(path: Path, content: checkpoint.Content, settings: Settings, auto: bool) -> Iterator[str]:
     """Why a run cannot be resumed from a checkpoint with these settings, or would lose what it has reached.
 
     Args:
         path: The checkpoint to resume from.
         content: What it holds.
         settings: Of the run, as in a config.
+        auto: Whether a run that has ended may have its report once more, as when a job is started again.
     """
     step, limit, folder = content["global_step"], settings["trainer.max_steps"], runs.run_folder(path)
     if step > limit:
@@ -206,7 +207,7 @@ def resume_problems(path: Path, content: checkpoint.Content, settings: Settings)
                 f"ckpt_path: {path} is at step {step:,}, but its run has reached step {reached:,}, which would be "
                 f"lost; resume {last}, or copy the file into a new folder and resume the copy"
             )
-    if step == limit and (folder / runs.REPORT).exists():
+    if step == limit and (folder / runs.REPORT).exists() and not auto:
         names = ["trainer.max_steps"] + ["model.lr_decay_steps"] * (settings["model.lr_decay_steps"] is not None)
         longer = [f"--{name}={limit + limit // 2}" for name in names]
         command = shlex.join(["python", "-m", "mlp_lm", "fit", f"--ckpt_path={path}", *longer])
