@@ -111,8 +111,8 @@ def call(function: Callable[..., None], command: str, args: list[str]) -> None:
     """Call `function` with what the command line gives; its signature and docstring are the flags and the help.
 
     Parameters without a default are positional; those that are positional-only are too, with a default they may be
-    left out; a bool that is False by default is a switch without a value; a Sequence[str] is a flag that may be
-    repeated; the fields of a dataclass are flags of their own.
+    left out, and as a Sequence[str] be several. A bool that is False by default is a switch without a value; a
+    Sequence[str] is a flag that may be repeated; the fields of a dataclass are flags of their own.
     """
     parameters = inspect.signature(function, eval_str=True).parameters
     groups: dict[str, Any] = {name: p.annotation for name, p in parameters.items() if is_dataclass(p.annotation)}
@@ -123,19 +123,21 @@ def call(function: Callable[..., None], command: str, args: list[str]) -> None:
     for name in positional:  # a str, as a file may be called null
         default = parameters[name].default
         optional = {} if default is inspect.Parameter.empty else {"nargs": "?", "default": default}
-        parser.add_argument(name, type=str, help=_descriptions(doc)[name], **optional)
+        several = {"nargs": "+"} if parameters[name].annotation == Sequence[str] else optional
+        parser.add_argument(name, type=str, help=_descriptions(doc)[name], **several)
     _add_arguments(parser, function, skip={*positional, *groups})
     for group in groups.values():
-        _add_arguments(parser, group)
+        _add_arguments(parser, group, skip={*positional})
     allowed = ranges(function)
     for group in groups.values():
         allowed |= ranges(group)
     parser.show_ranges(allowed)
     found = parser.parse_args(args).as_dict()
     check(found, allowed)
-    for name, group in groups.items():
+    given = [found[name] for name in positional]
+    for name, group in groups.items():  # which may have a positional argument as a field
         found[name] = group(**{field: found.pop(field) for field in get_type_hints(group)})
-    function(*[found.pop(name) for name in positional], **found)
+    function(*given, **{name: value for name, value in found.items() if name not in positional})
 
 
 def _add_arguments(

@@ -73,9 +73,10 @@ def check(settings: Settings, allowed: Mapping[str, Range]) -> None:
         raise SettingsError("; ".join(problems))
 
 
-def check_section(section: str, owner: Callable[..., object], values: Settings) -> None:
-    """`check` for the values of one section of a config, which the signature of `owner` describes."""
-    check({f"{section}.{name}": value for name, value in values.items()}, ranges(owner, section))
+def check_section(section: str, values: Settings, *owners: Callable[..., object]) -> None:
+    """`check` for the values of one section of a config, which the signatures of its `owners` describe."""
+    allowed = {name: limits for owner in owners for name, limits in ranges(owner, section).items()}
+    check({f"{section}.{name}": value for name, value in values.items()}, allowed)
 
 
 def as_written(value: object) -> str:
@@ -93,6 +94,11 @@ FIXED_BY_WEIGHTS = dict.fromkeys(
 FIXED_ON_RESUME = FIXED_BY_WEIGHTS | {
     "seed_everything": "the order of its examples follows from it",
     "data.batch_size": "its position in the data depends on the batch size",
+    **dict.fromkeys(
+        ("data.layout", "data.tokens", "data.newlines", "data.lowercase", "data.min_count", "data.max_vocab_size"),
+        "its tokens follow from it",
+    ),
+    "data.vocab_from": "its tokens follow from it",
     "data.unique": "its split follows from it",
     "data.split_seed": "its split follows from it",
     "model.optimizer": "its optimizer has a state",
@@ -125,6 +131,8 @@ def conflicts(settings: Settings) -> Iterator[str]:
         yield f"{', '.join(missing)}: missing, expected all of {', '.join(paths)} or none of them"
     if settings.get("data.train_path") is not None and settings.get("data.path", "names") != "names":
         yield "data.path: found beside data.train_path, expected one file to split or three that are split"
+    if settings.get("data.max_vocab_size") is not None and settings.get("data.tokens", "characters") == "characters":
+        yield "data.max_vocab_size: applies only to words; characters are few"
     if settings.get("model.momentum") and settings.get("model.optimizer", "sgd") != "sgd":
         yield f"model.momentum: applies only to model.optimizer sgd (got {settings['model.momentum']!r})"
     horizon, max_steps = settings.get("model.lr_decay_steps"), settings.get("trainer.max_steps")

@@ -102,10 +102,10 @@ def lightning(path: str, steps: int, evaluations: int) -> Result:
     from torch import Tensor, nn
     from torch.utils.data import DataLoader, TensorDataset
 
-    from mlp_lm.text.corpus import load_corpus
+    from mlp_lm.text.corpus import CorpusSettings, load_corpus
     from mlp_lm.text.windows import Windows
 
-    corpus = load_corpus(path, None, unique=False, split_seed=42, max_item_length=10_000)
+    corpus = load_corpus(CorpusSettings(path=path, unique=False))
     train, dev = (TensorDataset(*Windows(ids, 3)[:]) for ids in (corpus.train, corpus.dev))
 
     class Module(pl.LightningModule):

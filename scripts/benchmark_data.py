@@ -25,14 +25,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mlp_lm.text.corpus import SPLITS, load_corpus
+from mlp_lm.text.corpus import SPLITS, CorpusSettings, load_corpus
 from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.windows import Windows
 
 
 def ours(path: str, unique: bool, context_size: int) -> list[int]:
     """Numbers of windows of the three splits."""
-    corpus = load_corpus(path, None, unique=unique, split_seed=42, max_item_length=10_000)
+    corpus = load_corpus(CorpusSettings(path=path, unique=unique))
     return [len(Windows(getattr(corpus, split), context_size)) for split in SPLITS]
 
 

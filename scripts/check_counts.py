@@ -16,7 +16,7 @@ import numpy as np
 
 from mlp_lm.models.metrics import evaluate
 from mlp_lm.models.ngram import NGramModel, count, modified_kneser_ney
-from mlp_lm.text.corpus import load_corpus
+from mlp_lm.text.corpus import CorpusSettings, load_corpus
 from mlp_lm.text.windows import Windows
 
 # lmplz --discount_fallback: (unique, order) to dev and test, nats/token
@@ -33,11 +33,11 @@ def check_losses(path: str) -> bool:
     """Compare with kenlm; prints a line for each figure."""
     good = True
     for (unique, order), expected in KENLM.items():
-        corpus = load_corpus(path, None, unique=unique, split_seed=42, max_item_length=10_000)
+        corpus = load_corpus(CorpusSettings(path=path, unique=unique))
         levels, _ = modified_kneser_ney(count(corpus.train, len(corpus.vocab), order))
         model = NGramModel(levels, len(corpus.vocab))
         for split, loss in zip(("dev", "test"), expected, strict=True):
-            found = evaluate(model.log_probs, Windows(getattr(corpus, split), order - 1).batches()).nats_per_token
+            found = evaluate(model.nats, Windows(getattr(corpus, split), order - 1).batches()).nats_per_token
             near = abs(round(found, 4) - loss) <= 0.0005
             good &= near
             name = "unique" if unique else "lecture"

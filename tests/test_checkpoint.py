@@ -90,8 +90,8 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(name: str, good: dict[str, 
 
 def test_an_array_that_damage_hides_is_missed(good: dict[str, bytes], tmp_path: Path, capsys: Capture) -> None:
     path, content = tmp_path / "counts.npz", good["counts.npz"]
-    name = content.rindex(b"level1_keys.npy")  # in the table of contents, where no checksum covers it
-    path.write_bytes(content[:name] + b"level3" + content[name + 6 :])  # one bit away
+    name = content.rindex(b"part0_level1_keys.npy")  # in the table of contents, where no checksum covers it
+    path.write_bytes(content[:name] + b"part8" + content[name + 5 :])  # one bit away
     assert "counts.npz: damaged, or not a file of mlp_lm" in error_of(["sample", str(path)], capsys)
 
 
@@ -102,8 +102,8 @@ def middle_of_weights(path: Path) -> int:
 
 def middle_of_probs(path: Path) -> int:
     with zipfile.ZipFile(path) as archive:
-        part = archive.getinfo("level3_probs.npy")
-    return path.read_bytes().index(b"level3_probs.npy", part.header_offset) + part.compress_size // 2
+        part = archive.getinfo("part0_level3_probs.npy")
+    return path.read_bytes().index(b"part0_level3_probs.npy", part.header_offset) + part.compress_size // 2
 
 
 @pytest.mark.parametrize(("name", "middle"), [("best.ckpt", middle_of_weights), ("counts.npz", middle_of_probs)])
@@ -166,7 +166,7 @@ def test_a_file_that_would_run_code_runs_none(
     [
         ("lightning", "lightning: a checkpoint of another program; expected one that mlp_lm wrote"),
         ("newer", "newer: format 99, but this mlp_lm reads 2; install a newer mlp_lm"),
-        ("older", "older: format 1, but this mlp_lm reads 2; train it again"),
+        ("older", "older: format 1, but this mlp_lm reads 2; make it again"),
         ("text", "text: damaged, or not a file of mlp_lm"),
         ("empty", "empty: damaged, or not a file of mlp_lm"),
         ("missing", "missing: no such file; expected a checkpoint"),
@@ -196,10 +196,10 @@ def test_a_file_that_is_no_checkpoint_of_ours(
     Path("text").write_text("anna\nbob\n")
     Path("empty").touch()
     Path("counts.npz").write_bytes(good["counts.npz"])
-    for args in (["validate", "--ckpt_path"], ["fit", "--ckpt_path"], ["ngram", "--mix"]):
+    for args in (["validate", "--ckpt_path"], ["fit", "--ckpt_path"]):
         assert expected in error_of([*args, name], capsys)
-    if name != "counts.npz":
-        assert expected in error_of(["sample", name], capsys)
+    for command in ("sample", "mix") if name != "counts.npz" else ():
+        assert expected in error_of([command, name], capsys)
 
 
 def test_a_run_without_a_validation_yet_has_its_last_checkpoint_named(tmp_path: Path) -> None:
@@ -238,12 +238,14 @@ def copy_of_run(run_dir: Path, folder: Path, change: Callable[[dict[str, Any]], 
 
 
 def test_a_setting_that_an_older_checkpoint_lacks_takes_its_default(
-    run_dir: Path, tmp_path: Path, capsys: Capture
+    run_dir: Path, good: dict[str, bytes], tmp_path: Path, capsys: Capture
 ) -> None:
+    (counts := tmp_path / "counts.npz").write_bytes(good["counts.npz"])
+
     def forget(content: dict[str, Any]) -> None:
         for name in ("decay_all", "num_layers"):
             del content["hyper_parameters"][name]
-        for name in ("train_path", "dev_path", "test_path", "unique", "split_seed", "max_item_length"):
+        for name in ("train_path", "unique", "split_seed", "max_item_length", "layout", "tokens", "min_count"):
             del content["datamodule_hyper_parameters"][name]
 
     older = copy_of_run(run_dir, tmp_path / "older", forget)
@@ -252,7 +254,7 @@ def test_a_setting_that_an_older_checkpoint_lacks_takes_its_default(
     for run in (older, same):
         assert main(["sample", str(run), "--seed=1", "--num=3"]) == 0
         assert main(["validate", f"--ckpt_path={run}"]) == 0
-        assert main(["ngram", f"--mix={run}", "--orders=2"]) == 0
+        assert main(["mix", str(run), str(counts)]) == 0
         assert main(["plot", str(run), "--what=activations", f"--output={tmp_path / 'plot.png'}"]) == 0
         capsys.readouterr()
         assert main(["fit", f"--ckpt_path={run}", *longer]) == 0
@@ -271,7 +273,8 @@ def test_a_checkpoint_works_from_another_folder(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert main(["validate", "--ckpt_path=../run"]) == 0
-    assert main(["ngram", "--mix=../run", "--orders=2"]) == 0
+    assert main(["ngram", "../items.txt", "--orders=2", "--save=../counts.npz"]) == 0
+    assert main(["mix", "../run", "../counts.npz"]) == 0
     assert main(["fit", "--ckpt_path=../run", "--trainer.max_steps=14", "--model.lr_decay_steps=14"]) == 0
     assert checkpoint.read("../run/checkpoints/last.ckpt")["global_step"] == 14
     assert list(Path().iterdir()) == []

@@ -127,7 +127,7 @@ def test_score_says_what_helps(
 def test_score_says_how_many_items_are_in_the_training_set(
     best: Path, corpus_file: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    train = TextDataModule(str(corpus_file)).corpus.items("train")[:3]
+    train = TextDataModule(path=str(corpus_file)).corpus.items("train")[:3]
     (tmp_path / "items.txt").write_text("\n".join([*train, "aaaaaaaa"]))
     assert main(["score", str(best), str(tmp_path / "items.txt")]) == 0
     assert capsys.readouterr().err.endswith("bits/token; 3 of them are in the training set\n")

@@ -16,10 +16,7 @@ import yaml
 from mlp_lm.cli import main
 from mlp_lm.commands import COMMANDS, sweep
 from mlp_lm.text.datasets import DATASETS, RemoteFile
-from mlp_lm.training.datamodule import TextDataModule
-from mlp_lm.training.module import MLPModule
-from mlp_lm.training.schema import config_schema
-from mlp_lm.training.trainer import Trainer
+from mlp_lm.training.schema import SECTIONS, config_schema
 from tests.conftest import ROOT, Capture
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -47,8 +44,8 @@ def test_every_shipped_config_runs(config: Path, tmp_path: Path) -> None:
 
 def test_fit_without_a_config_is_names_yaml_but_for_its_length() -> None:
     settings = yaml.safe_load((ROOT / "configs" / "names.yaml").read_text(encoding="utf-8"))
-    for section, owner in (("data", TextDataModule), ("model", MLPModule), ("trainer", Trainer)):
-        defaults = {name: p.default for name, p in inspect.signature(owner).parameters.items()}
+    for section, owners in SECTIONS.items():
+        defaults = {name: p.default for owner in owners for name, p in inspect.signature(owner).parameters.items()}
         chosen_by_size = {"max_steps", "val_check_interval"}
         for name in settings[section].keys() - chosen_by_size:
             assert settings[section][name] == defaults[name]

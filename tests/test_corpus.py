@@ -7,14 +7,15 @@ import re
 import string
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mlp_lm.errors import DataError
-from mlp_lm.text.corpus import DEFAULTS, SPLITS, Corpus, decode, encode, load_corpus, read_items
+from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, load_corpus, read_items
+from mlp_lm.text.tokenizer import Tokenizer
 from mlp_lm.text.vocab import Vocab
-from mlp_lm.training.datamodule import TextDataModule
 
 Write = Callable[[str | bytes], Path]
 
@@ -33,17 +34,11 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def load(*paths: Path, unique: bool = True, split_seed: int = 42, max_item_length: int = 100) -> Corpus:
+def load(*paths: Path, **settings: Any) -> Corpus:
     """The corpus in one file, or in three."""
-    split_paths = [str(path) for path in paths] if len(paths) > 1 else None
-    return load_corpus(
-        str(paths[0]), split_paths, unique=unique, split_seed=split_seed, max_item_length=max_item_length
-    )
-
-
-def test_the_defaults_of_a_corpus_are_those_of_fit() -> None:
-    data = TextDataModule()
-    assert {name: data.hparams[name] for name in DEFAULTS} == DEFAULTS
+    names = ["path"] if len(paths) == 1 else ["train_path", "dev_path", "test_path"]
+    files: dict[str, Any] = {name: str(path) for name, path in zip(names, paths, strict=True)}
+    return load_corpus(CorpusSettings(**files, **settings))
 
 
 def split(corpus: Corpus) -> list[list[str]]:
@@ -110,19 +105,20 @@ def test_the_fingerprint_tells_items_and_splits_apart(write: Write) -> None:
 # -- token streams -----------------------------------------------------------------------------------------------
 
 
-def test_a_token_stream_is_the_ids_of_each_item_and_a_boundary() -> None:
+def test_a_token_stream_is_the_ids_of_each_item_and_a_boundary(monkeypatch: pytest.MonkeyPatch) -> None:
     for block in (1, 2, 100):
-        assert encode(["ab", "", "c"], Vocab.build("abc"), block).tolist() == [1, 2, 0, 0, 3, 0]
+        monkeypatch.setattr("mlp_lm.text.tokenizer.BLOCK", block)
+        assert Tokenizer().encode("ab\n\nc\n", Vocab.build("abc")).tolist() == [1, 2, 0, 0, 3, 0]
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(256, "uint8"), (257, "int16"), (32_769, "int32")])
 def test_ids_have_the_smallest_type_that_holds_the_vocabulary(vocab_size: int, dtype: str) -> None:
     characters = [chr(0x10000 + i) for i in range(vocab_size - 1)]
     vocab = Vocab.build(characters)
-    stream = encode(characters[-1:], vocab)
+    stream = Tokenizer().encode(f"{characters[-1]}\n", vocab)
     assert stream.dtype == np.dtype(dtype)
     assert stream.tolist() == [vocab_size - 1, 0]
-    assert decode(stream, vocab) == characters[-1:]
+    assert Tokenizer().decode(stream, vocab) == characters[-1:]
 
 
 # -- files that cannot be used -----------------------------------------------------------------------------------

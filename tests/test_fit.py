@@ -34,9 +34,9 @@ def test_a_run_leaves_config_events_checkpoints_and_report(run_dir: Path) -> Non
 
 
 def test_the_reported_losses_are_those_of_best_ckpt_reloaded(run_dir: Path, best: Path, corpus_file: Path) -> None:
-    data = TextDataModule(str(corpus_file), context_size=3)
+    data = TextDataModule(path=str(corpus_file), context_size=3)
     for split in ("dev", "test"):
-        loss = evaluate(load(best).log_probs, [data.windows(split)[:]])
+        loss = evaluate(load(best).nats, [data.windows(split)[:]])
         reported = report(run_dir)["losses"][split]
         assert reported["nats_per_token"] == pytest.approx(loss.nats_per_token, abs=1e-6)
         assert reported["tokens"] == loss.tokens
@@ -54,7 +54,7 @@ def test_a_point_of_the_training_curve_is_the_mean_loss_of_the_steps_before_it(
     # At next to no learning rate, 3 steps of 644 windows (2 epochs of 966) must have the loss of train itself.
     flags = [*CONSTANT_SGD, "--model.learning_rate=1e-30", "--data.batch_size=644", "--trainer.max_steps=3"]
     run = fit(corpus_file, tmp_path / "run", LOGGED, *flags, "--trainer.log_every_n_steps=3")
-    loss = evaluate(load(last(run)).log_probs, [TextDataModule(str(corpus_file), context_size=3).windows("train")[:]])
+    loss = evaluate(load(last(run)).nats, [TextDataModule(path=str(corpus_file), context_size=3).windows("train")[:]])
     ((step, train_loss),) = scalars(run)["train/loss"]
     assert step == 3 and train_loss == pytest.approx(loss.nats_per_token, abs=1e-6)
 
@@ -83,7 +83,7 @@ def test_runs_are_numbered_under_the_name_of_their_config(
 
 
 def test_a_chunk_ends_at_a_multiple_of_k_or_at_a_log_point(corpus_file: Path) -> None:
-    windows = TextDataModule(str(corpus_file), context_size=3).windows("train")
+    windows = TextDataModule(path=str(corpus_file), context_size=3).windows("train")
     trainer = Trainer(max_steps=25, val_check_interval=23, log_every_n_steps=6, accelerator="cpu")
     chunks = list(Chunks(windows, Order(len(windows), 100, seed=1), 4, trainer))
     assert [len(targets) for _, targets in chunks] == [4, 2, 2, 4, 4, 2, 2, 3]  # up to 4 6 8 12 16 18 20 23

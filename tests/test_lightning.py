@@ -118,7 +118,7 @@ def test_detect_anomaly_turns_the_handwritten_step_off(corpus_file: Path, tmp_pa
 
 
 def test_load_from_checkpoint_gives_the_network_that_load_gives(best: Path, corpus_file: Path) -> None:
-    contexts, _ = TextDataModule(str(corpus_file), context_size=3).windows("dev")[:]
+    contexts, _ = TextDataModule(path=str(corpus_file), context_size=3).windows("dev")[:]
     module = MLPModule.load_from_checkpoint(best, weights_only=True).eval()
     assert torch.equal(module.network.log_probs(contexts), load(best).log_probs(contexts))
     assert module.hparams["hidden_dim"] == 16
@@ -133,7 +133,7 @@ def test_load_from_checkpoint_gives_the_data(best: Path, corpus_file: Path) -> N
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's, which `fit` drops
 def test_lightnings_trainer_fits_the_module_and_its_checkpoint_can_be_loaded(corpus_file: Path, tmp_path: Path) -> None:
-    data = TextDataModule(str(corpus_file), context_size=3, batch_size=100, steps_per_execution=4)
+    data = TextDataModule(path=str(corpus_file), context_size=3, batch_size=100, steps_per_execution=4)
     module = MLPModule(data.vocab_size, context_size=3, hidden_dim=16, lr_warmup_steps=0)
     trainer = pl.Trainer(max_steps=19, accelerator="cpu", logger=CSVLogger(tmp_path, "log", ""))
     trainer.fit(module, data)
@@ -151,7 +151,7 @@ def test_lightnings_trainer_fits_the_module_and_its_checkpoint_can_be_loaded(cor
 def test_a_second_fit_of_a_module_chooses_schedule_and_kind_of_step_anew(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = TextDataModule(str(corpus_file), context_size=3)
+    data = TextDataModule(path=str(corpus_file), context_size=3)
     module = MLPModule(data.vocab_size, 3, optimizer="sgd", dropout=0, lr_schedule="constant", lr_warmup_steps=0)
 
     def learning_rate_of_a_fit(rate: float, detect_anomaly: bool) -> float:
@@ -181,7 +181,7 @@ def test_our_trainer_refuses_in_python_what_the_command_line_refuses(settings: d
 
 
 def test_a_checkpoint_without_our_data_says_what_it_lacks(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
-    data = TextDataModule(str(corpus_file), context_size=3)
+    data = TextDataModule(path=str(corpus_file), context_size=3)
     contexts, targets = data.windows("train")[:64]
     one_chunk = DataLoader(TensorDataset(contexts[None], targets[None]))  # (1, 64, 3) and (1, 64)
     trainer = pl.Trainer(max_steps=1, accelerator="cpu", logger=False, default_root_dir=tmp_path)

@@ -19,7 +19,7 @@ def evaluated(nats: Tensor, batch_size: int) -> float:
     """The loss by `evaluate`, of a model that has the `nats` as its contexts."""
     parts = torch.split(nats, batch_size)
     batches = [(part.unsqueeze(1), torch.zeros(len(part), dtype=torch.int64)) for part in parts]
-    nll = evaluate(lambda contexts: -contexts.float(), batches)
+    nll = evaluate(lambda contexts, _: contexts.float().squeeze(1), batches)
     assert nll.tokens == len(nats)
     return nll.nats_per_token
 

@@ -24,7 +24,7 @@ from tests.conftest import SMALL, Capture, error_of
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (None, "items.txt: no such file; expected a text file with one item a line, or one of: names, makemore"),
+        (None, "items.txt: no such file; expected a text file, or one of: names, makemore"),
         (b"", "items.txt: an empty file; expected one item a line"),
         (b"\n \r\n\t\n", "items.txt: only blank lines"),
         (b"anna\nbob\n\xff\xfe\n", "items.txt:3: not UTF-8 (byte 0xff at byte 1 of the line)"),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mlp_lm.models.metrics import token_nll
 from mlp_lm.models.network import MLP, Dropout
-from mlp_lm.text.corpus import encode
+from mlp_lm.text.tokenizer import Tokenizer
 from mlp_lm.text.vocab import Vocab
 from mlp_lm.text.windows import Windows
 
@@ -130,7 +130,7 @@ def test_units_are_dropped_independently_of_their_neighbours() -> None:
 
 def test_the_first_32_windows_of_the_lecture_can_be_memorised() -> None:
     vocab = Vocab.build("abcdefghijklmnopqrstuvwxyz")
-    windows = Windows(encode(["emma", "olivia", "ava", "isabella", "sophia"], vocab), T)
+    windows = Windows(Tokenizer().encode("emma\nolivia\nava\nisabella\nsophia\n", vocab), T)
     contexts, targets = windows[:]
     assert len(windows) == 32
     net = network()

@@ -15,13 +15,14 @@ from mlp_lm.cli import main
 from mlp_lm.models.metrics import evaluate
 from mlp_lm.models.ngram import Level, NGramModel, add_k, count, modified_kneser_ney
 from mlp_lm.models.sampling import Sampling
-from mlp_lm.text.corpus import Corpus, encode, load_corpus
+from mlp_lm.text.corpus import Corpus, CorpusSettings, load_corpus
+from mlp_lm.text.tokenizer import Tokenizer
 from mlp_lm.text.vocab import Vocab
 from mlp_lm.text.windows import Windows
-from tests.conftest import Capture, error_of, fit
+from tests.conftest import Capture, error_of
 
 VOCAB = Vocab(["", "a", "b"])
-THREE = encode(["ab", "ab", "b"], VOCAB)  # a b . a b . b .
+THREE = Tokenizer().encode("ab\nab\nb\n", VOCAB)  # a b . a b . b .
 
 
 def probs(levels: list[Level], context: list[int]) -> list[float]:
@@ -63,7 +64,7 @@ def test_relative_frequencies_and_added_counts() -> None:
 
 @pytest.fixture(scope="module")
 def corpus(corpus_file: Path) -> Corpus:
-    return load_corpus(str(corpus_file), None, unique=True, split_seed=42, max_item_length=100)
+    return load_corpus(CorpusSettings(path=str(corpus_file)))
 
 
 @pytest.mark.parametrize("order", [1, 2, 6])
@@ -99,7 +100,7 @@ def test_keys_stay_exact_for_a_large_vocabulary() -> None:
 
 def dev_loss(levels: list[Level], corpus: Corpus) -> float:
     windows = Windows(corpus.dev, max(len(levels) - 1, 1))
-    return evaluate(NGramModel(levels, len(corpus.vocab)).log_probs, windows.batches()).nats_per_token
+    return evaluate(NGramModel(levels, len(corpus.vocab)).nats, windows.batches()).nats_per_token
 
 
 def ngram(figures: Path, *args: object) -> dict[str, Any]:
@@ -154,52 +155,11 @@ def test_levels_whose_discounts_cannot_be_estimated_are_named_once(tmp_path: Pat
     )
 
 
-def test_a_default_that_is_given_wins_over_the_settings_of_the_checkpoint(
-    corpus_file: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    flags = ["--data.unique=false", "--data.split_seed=1", "--trainer.max_steps=1", "--report_test=false"]
-    mix = f"--mix={fit(corpus_file, tmp_path / 'run', *flags)}"
-    given = ngram(tmp_path / "f.json", mix, "--orders=1", "--unique=true")["data"]  # no item of this corpus is repeated
-    assert given["unique"] is True and given["split_seed"] == 1
-    capsys.readouterr()
-    assert "the same items, but split differently" in error_of(["ngram", mix, "--split_seed=42"], capsys)
-
-
-def test_a_mixture_of_a_run_folder_does_not_overwrite_its_checkpoint(
-    run_dir: Path, best: Path, capsys: Capture
-) -> None:
-    before = best.read_bytes()
-    assert "is an input, too" in error_of(["ngram", f"--mix={run_dir}", f"--json={best}"], capsys)
-    assert best.read_bytes() == before
-
-
-def test_the_mixture_is_no_worse_than_its_parts_and_can_be_saved(
-    best: Path, corpus_file: Path, corpus: Corpus, tmp_path: Path
-) -> None:
-    saved, counts = tmp_path / "mixture.npz", tmp_path / "counts.npz"
-    report = ngram(tmp_path / "f.json", f"--mix={best}", "--orders=1,2,3", f"--save={saved}")["mixture"]
-    ngram(tmp_path / "f.json", corpus_file, f"--orders={report['order']}", f"--save={counts}")
-    assert report["mixture"]["dev"] <= min(report["network"]["dev"], report["counts"]["dev"])
-    lm, weight = load(saved), report["weight"]
-    assert 0 < weight < 1
-    contexts, _ = windows = Windows(corpus.dev, 3)[:]
-    network, alone = (load(path).log_probs(contexts).double().exp() for path in (best, counts))
-    assert (lm.log_probs(contexts).exp() - (weight * network + (1 - weight) * alone)).abs().max() < 1e-12
-    assert evaluate(lm.log_probs, [windows]).nats_per_token == pytest.approx(report["mixture"]["dev"], abs=1e-12)
-
-
-@pytest.mark.parametrize("mixed", [False, True])
-def test_test_is_left_unread_unless_requested(
-    mixed: bool, best: Path, corpus_file: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    args = [f"--mix={best}" if mixed else str(corpus_file), "--orders=2"]
-    report = ngram(tmp_path / "f.json", *args)
+def test_test_is_left_unread_unless_requested(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
+    report = ngram(tmp_path / "f.json", corpus_file, "--orders=2")
     assert "test" not in capsys.readouterr().out and "test" not in report
-    with_test = ngram(tmp_path / "f.json", *args, "--test")
+    assert "test" in ngram(tmp_path / "f.json", corpus_file, "--orders=2", "--test")
     assert "test" in capsys.readouterr().out
-    for name in ("network", "counts", "mixture") if mixed else ():
-        assert report["mixture"][name].keys() == {"dev"}
-        assert with_test["mixture"][name].keys() == {"dev", "test"}
 
 
 @pytest.mark.parametrize(
@@ -208,18 +168,13 @@ def test_test_is_left_unread_unless_requested(
         ("{corpus} --orders=0", "orders: found '0', expected whole numbers from 1 to 12"),
         ("{corpus} --orders=1,x", "orders: found '1,x', expected whole numbers"),
         ("{corpus} --smoothing=magic", "smoothing: found 'magic', expected mkn or add_k or none"),
-        ("{corpus} --mix=none.ckpt", "none.ckpt: no such file"),
         ("{corpus} --save=counts", "save: found 'counts', expected a file that ends in .npz"),
         ("{corpus} --plot=orders.foo", "plot: found 'orders.foo', expected a file that ends in .png or .svg"),
         ("{corpus} --json={corpus}", "is an input, too"),
         ("{corpus} --json=x.npz --save=x.npz", "json: x.npz is --save, too"),
-        ("names --mix={best}", "has other characters"),
-        ("{split} --mix={best}", "has the same items, but split differently"),
-        ("gone.txt --mix={best}", "gone.txt: no such file"),
+        ("gone.txt", "gone.txt: no such file"),
+        ("{corpus} --max_vocab_size=9", "data.max_vocab_size: applies only to words"),
     ],
 )
-def test_bad_input(args: str, expected: str, corpus_file: Path, best: Path, tmp_path: Path, capsys: Capture) -> None:
-    shuffled = tmp_path / "shuffled.txt"
-    shuffled.write_text("\n".join(reversed(corpus_file.read_text().split())))
-    places = {"corpus": corpus_file, "best": best, "split": shuffled}
-    assert expected in error_of(["ngram", *args.format(**places).split()], capsys)
+def test_bad_input(args: str, expected: str, corpus_file: Path, capsys: Capture) -> None:
+    assert expected in error_of(["ngram", *args.format(corpus=corpus_file).split()], capsys)

@@ -47,8 +47,8 @@ def printed(args: list[str], capsys: Capture) -> str:
             ],
         ),
         ("test", ["--ckpt_path", "Checkpoint or run folder"]),
-        ("sample", ["--prompt", "p (nucleus sampling", "above 0 and at most 1", "file Checkpoint or count model"]),
-        ("score", ["--output", "--skip_unknown", "file Checkpoint", "text Text file with one item a line"]),
+        ("sample", ["--prompt", "p (nucleus sampling", "above 0 and at most 1", "file Checkpoint, count model"]),
+        ("score", ["--output", "--skip_unknown", "file Checkpoint", "text Text file, the name"]),
         ("sweep", ["--vary", "(repeatable)", "Runs of each point", "between 1 and 1,000"]),
     ],
 )

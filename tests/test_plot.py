@@ -122,7 +122,7 @@ def test_a_count_model_has_a_next_token_map_alone_and_a_mixture_embeddings_too(
     counts: Path, best: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     mixture = tmp_path / "mixture.npz"
-    assert main(["ngram", f"--mix={best}", "--orders=2", f"--save={mixture}"]) == 0
+    assert main(["mix", str(best), str(counts), f"--save={mixture}"]) == 0
     for file, left_out in ((counts, ["embeddings", "loss", "activations"]), (mixture, ["loss", "activations"])):
         assert main(["plot", str(file), f"--output={tmp_path / 'a.png'}"]) == 0
         assert [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()] == left_out

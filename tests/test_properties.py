@@ -12,7 +12,8 @@ import yaml
 from mlp_lm.errors import DataError, SettingsError
 from mlp_lm.parsing import check_config_file
 from mlp_lm.settings import Range, check
-from mlp_lm.text.corpus import SPLITS, decode, encode, load_corpus, read_items
+from mlp_lm.text.corpus import SPLITS, CorpusSettings, load_corpus, read_items
+from mlp_lm.text.tokenizer import Tokenizer
 from mlp_lm.text.vocab import BOUNDARY, Vocab
 
 SHARED_FOLDER = hypothesis.HealthCheck.function_scoped_fixture  # each example overwrites the files of the last
@@ -34,8 +35,8 @@ values = st.recursive(
 @hypothesis.given(st.lists(texts.map(lambda text: text.replace("\n", "")), max_size=9))
 def test_what_a_corpus_or_a_vocabulary_encodes_it_decodes(items: list[str]) -> None:
     vocab = Vocab.build("".join(items))
-    stream = encode(items, vocab)
-    assert decode(stream, vocab) == items
+    stream = Tokenizer().encode("".join(f"{item}\n" for item in items), vocab)
+    assert Tokenizer().decode(stream, vocab) == items
     assert stream.tolist() == [i for item in items for i in [*vocab.encode(item), BOUNDARY]]
     assert vocab.decode(stream) == [token for item in items for token in [*item, ""]]
 
@@ -47,8 +48,7 @@ def test_the_splits_hold_the_lines_of_a_file_and_nothing_else(lines: list[str], 
     text = unicodedata.normalize("NFC", "\n".join(lines).replace("\r", "\n"))
     expected = [item for line in text.split("\n") if (item := line.strip())]
     hypothesis.assume(len(expected) >= 6)
-    path = str(tmp_path / "items.txt")
-    corpus = load_corpus(path, None, unique=False, split_seed=1, max_item_length=100)
+    corpus = load_corpus(CorpusSettings(path=str(tmp_path / "items.txt"), unique=False))
     assert sorted(item for split in SPLITS for item in corpus.items(split)) == sorted(expected)
 
 

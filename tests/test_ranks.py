@@ -54,7 +54,7 @@ def fit_args(corpus: Path, run_dir: Path, *flags: str) -> list[str]:
 
 def test_every_window_is_evaluated_by_one_process(corpus_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlp_lm.text.windows.EVAL_BATCH_SIZE", 10)
-    data = TextDataModule(str(corpus_file), context_size=3)
+    data = TextDataModule(path=str(corpus_file), context_size=3)
     data.trainer = Trainer(accelerator="cpu")
     monkeypatch.setattr(Trainer, "world_size", 200)  # more than dev has windows
     seen: list[list[int]] = []

@@ -61,7 +61,7 @@ def test_all_values_out_of_range_are_reported_at_once() -> None:
         check({"share": 2.0, "num": 0, "name": "x"}, ranges(draw))
     assert str(caught.value) == "share must be between 0 and 1 (got 2.0); num must be at least 1 (got 0)"
     with pytest.raises(SettingsError, match=r"^model\.width must be between 1 and 8 \(got 9\)$"):
-        check_section("model", Layer, {"width": 9})
+        check_section("model", {"width": 9}, Layer)
 
 
 COSINE: Settings = {"model.lr_schedule": "cosine", "model.lr_end_factor": 0.0}

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from mlp_lm.text.corpus import encode
+from mlp_lm.text.tokenizer import Tokenizer
 from mlp_lm.text.vocab import Vocab
 from mlp_lm.text.windows import Order, Windows
 
@@ -15,7 +15,7 @@ ABC = Vocab.build("abc")
 
 
 def windows(items: list[str], context_size: int, vocab: Vocab = ABC) -> Windows:
-    return Windows(encode(items, vocab), context_size)
+    return Windows(Tokenizer().encode("".join(f"{item}\n" for item in items), vocab), context_size)
 
 
 def rows(windows: Windows) -> list[tuple[list[int], int]]:

@@ -23,9 +23,8 @@ COMMANDS = {
     "sample": Command("generate new items from a checkpoint or count model", "mlp_lm.commands.sample:sample"),
     "score": Command("log-probability of items, from a text file or one by one", "mlp_lm.commands.score:score"),
     "inspect": Command("what is in a corpus", "mlp_lm.commands.inspect:inspect"),
-    "ngram": Command(
-        "count baselines on the same split, and the mixture with a network", "mlp_lm.commands.ngram:ngram"
-    ),
+    "ngram": Command("count baselines on the same split", "mlp_lm.commands.ngram:ngram"),
+    "mix": Command("the best mixture of networks and counts", "mlp_lm.commands.mix:mix"),
     "lr-find": Command(
         "learning-rate range test: how high a learning rate the config can take", "mlp_lm.commands.lr_find"
     ),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from mlp_lm.files import check_outputs, write_json
 from mlp_lm.settings import SEED, Range
-from mlp_lm.text.corpus import parse_items, read_text, tokenize
+from mlp_lm.text.corpus import parse_items, read_text
 from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.statistics import (
     PROSE_ADVICE,
@@ -45,7 +45,7 @@ def inspect(
     check_outputs([str(source)], json=(json, ()))
     text = read_text(source)
     items = parse_items(text, source)
-    vocab = Vocab.build(set().union(*map(tokenize, items)))
+    vocab = Vocab.build(set().union(*map(set, items)))
     windows = [] if item is None else item_windows(item.strip(), vocab, context_size)
     found = statistics(items, text, split_seed)
     print("\n".join(_report(path, found, vocab) if item is None else _window_lines(windows)))

@@ -16,7 +16,7 @@ from mlp_lm.models import checkpoint
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.views import SATURATED, activation_shares, next_token_probs
 from mlp_lm.parsing import did_you_mean
-from mlp_lm.text.corpus import corpus_from_settings
+from mlp_lm.text.corpus import CorpusSettings, load_corpus
 from mlp_lm.text.windows import Windows, eval_batch_size
 from mlp_lm.training.runs import read_curves, run_folder
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NUM_ITEMS = 2000  # generated for the next-token map; takes a second at most for a small network
+NUM_TEXTS = 20  # of running text
 MAX_TOKENS = 100  # of that map; more rows could not be read
 MAX_WINDOWS = 100_000  # of dev; more would not change a histogram that one can see
 
@@ -93,8 +94,9 @@ def _loss(path: Path, model: LanguageModel) -> Panel:
 
 
 def _next_token(path: Path, model: LanguageModel) -> Panel:
-    ids, probs = next_token_probs(model, NUM_ITEMS, MAX_TOKENS)
-    note = f"averaged over {NUM_ITEMS:,} items that the model generated"
+    number, noun = (NUM_TEXTS, "texts") if model.is_of_text else (NUM_ITEMS, "items")
+    ids, probs = next_token_probs(model, number, MAX_TOKENS)
+    note = f"averaged over {number:,} {noun} that the model generated"
     if len(ids) < len(model.vocab):
         note += f"; the {len(ids)} most frequent of {len(model.vocab):,} tokens"
     return partial(networks.next_token_map, probs=probs, labels=[model.vocab.show(i) for i in ids], note=note)
@@ -104,7 +106,7 @@ def _activations(path: Path, model: LanguageModel) -> Panel:
     content = checkpoint.read(path)
     assert model.network is not None
     try:
-        corpus = corpus_from_settings(content["datamodule_hyper_parameters"])
+        corpus = load_corpus(CorpusSettings.of(content["datamodule_hyper_parameters"]))
     except DataError as error:
         problem = str(error).partition("; ")[0]
         others = ",".join(name for name in PLOTS if name != "activations")

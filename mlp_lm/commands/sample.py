@@ -9,23 +9,28 @@ from mlp_lm.models.checkpoint import load
 from mlp_lm.models.language_model import ATTEMPTS_PER_NEW_ITEM
 from mlp_lm.models.sampling import Sampling
 from mlp_lm.settings import Range
-from mlp_lm.text.vocab import printable
+from mlp_lm.text.vocab import UNKNOWN, lines_printable, printable
 
 
-def sample(file: str, sampling: Sampling, num: Annotated[int, Range(1, 100_000_000)] = 20) -> None:
-    """Generate new items from a checkpoint, one a line.
+def sample(file: str, sampling: Sampling, num: Annotated[int, Range(1, 100_000_000)] | None = None) -> None:
+    """Generate new items, one a line, or running text from a checkpoint.
 
     An item that is cut at the maximal length ends with an ellipsis. Prints to stderr how many of them are already in
     the corpus.
 
     Args:
-        file: Checkpoint or count model to generate from; a run folder stands for its best.ckpt.
-        sampling: How items are drawn.
-        num: Number of items.
+        file: Checkpoint, count model or mixture to generate from; a run folder stands for its best.ckpt.
+        sampling: How items or texts are drawn.
+        num: Number of items or texts; null means 20 items, or one text.
     """
     model = load(file)
+    num = num or (1 if model.is_of_text else 20)
+    if unknown := model.unknown(sampling.prompt) if UNKNOWN in model.vocab else []:
+        print(f"prompt: {', '.join(map(repr, unknown))} outside the vocabulary, read as {UNKNOWN}", file=sys.stderr)
     samples = model.sample(num, sampling)
     show = printable if sys.stdout.isatty() else str  # a file gets what was generated, a terminal nothing to obey
+    if model.is_of_text:
+        show = lines_printable if sys.stdout.isatty() else str
     sys.stdout.writelines(f"{show(str(s))}\n" for s in samples)
     sys.stdout.flush()
     print(model.summary(samples), file=sys.stderr)

@@ -14,12 +14,11 @@ A `.ckpt` is a Lightning checkpoint, enough by itself to sample, score, and resu
 
 A `.npz` of counts, or of a mixture, holds plain arrays:
 
-    header                            JSON: format_version, vocab, order, longest_item; arrays, the names of the
-                                      others; of a mixture also weight, context_size and network, with its
-                                      embedding_dim, hidden_dim and num_layers
-    level<k>_keys, _probs, _backoff   see `ngram.Level`
-    item_hashes_train, _dev, _test    absent beyond a million items
-    network_<name>                    the weights of a mixture's network
+    header                                  JSON: format_version, vocab, longest_item, fingerprint, data; parts, with
+                                            the sizes of each; weights of the parts; arrays, the names of the others
+    item_hashes_train, _dev, _test          absent beyond a million items
+    part<i>_level<k>_keys, _probs, _backoff of a part that counts, see `ngram.Level`
+    part<i>_<name>                          the weights of a part that is a network
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ import json
 import os
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,15 @@ import torch
 
 from mlp_lm.errors import CheckpointError, is_out_of_memory
 from mlp_lm.files import write_atomically, write_or_explain
-from mlp_lm.models.language_model import CorpusFacts, LanguageModel, Mixture, hash_items
+from mlp_lm.models.language_model import CorpusFacts, LanguageModel, hash_items
+from mlp_lm.models.mixture import cache_model, mix
 from mlp_lm.models.network import ARCHITECTURE, MLP
 from mlp_lm.models.ngram import Level, NGramModel
-from mlp_lm.text.corpus import SPLITS, Corpus
+from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings
 from mlp_lm.text.vocab import Vocab
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = {".ckpt": 2, ".npz": 3}
+LEVEL = ("keys", "probs", "backoff")
 KEY, DATA_KEY = "mlp_lm", "TextDataModule"
 NETWORK_PREFIX = "network."
 
@@ -56,7 +58,7 @@ def load(path: PathLike) -> LanguageModel:
     A run folder stands for its best.ckpt. Raises CheckpointError if there is no file of ours that can be read.
     """
     content = _read(resolve(path))
-    return _language_model_of_counts(content) if "header" in content else language_model(content)
+    return _from_parts(content) if "header" in content else language_model(content)
 
 
 def resolve(path: PathLike) -> Path:
@@ -97,12 +99,13 @@ def _read(path: Path) -> Content:
             if any(entry.external_attr & 0x10 for entry in archive.infolist()):  # torch takes it for a folder
                 raise zipfile.BadZipFile("an entry is marked as a folder, and would be read as what memory holds")
             is_counts = "header.npy" in archive.namelist()
+        current = FORMAT_VERSION[".npz" if is_counts else ".ckpt"]
         if is_counts:
             with np.load(path, allow_pickle=False) as file:
                 content = {name: file[name] for name in file.files}
             content["header"] = json.loads(str(content["header"]))
             version = content["header"]["format_version"]
-            if version == FORMAT_VERSION and content.keys() != {"header", *content["header"]["arrays"]}:
+            if version == current and content.keys() != {"header", *content["header"]["arrays"]}:
                 raise zipfile.BadZipFile("damage to the table of contents, which has no checksum, hides an array")
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -121,12 +124,9 @@ def _read(path: Path) -> Content:
         raise CheckpointError(f"{path}: a checkpoint of another program; expected one that mlp_lm wrote")
     if not is_counts and DATA_KEY not in content:
         raise CheckpointError(f"{path}: has no vocabulary, as it was trained without a TextDataModule")
-    if version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: format {version}, but this mlp_lm reads {FORMAT_VERSION}; install a newer mlp_lm"
-        )
-    if version < FORMAT_VERSION:
-        raise CheckpointError(f"{path}: format {version}, but this mlp_lm reads {FORMAT_VERSION}; train it again")
+    if version != current:
+        remedy = "install a newer mlp_lm" if version > current else "make it again"
+        raise CheckpointError(f"{path}: format {version}, but this mlp_lm reads {current}; {remedy}")
     return content
 
 
@@ -166,13 +166,9 @@ def language_model(content: Content) -> LanguageModel:
     """The language model in the content of a network's checkpoint."""
     network, context_size = load_network(content)
     data = content[DATA_KEY]
-    return LanguageModel(
-        vocab=Vocab(data["vocab"]),
-        context_size=context_size,
-        log_probs=network.log_probs,
-        facts=CorpusFacts(data["longest_item"], data["item_hashes"]),
-        network=network,
-    )
+    settings = vars(CorpusSettings.of(content["datamodule_hyper_parameters"]))
+    facts = CorpusFacts(data["longest_item"], data["item_hashes"], data["fingerprint"], settings)
+    return LanguageModel.of_network(network, context_size, Vocab(data["vocab"]), facts)
 
 
 def check_same_data(path: PathLike, data: Content, corpus: Corpus) -> None:
@@ -189,74 +185,80 @@ def check_same_data(path: PathLike, data: Content, corpus: Corpus) -> None:
     if data["vocab"] != tokens:
         new, gone = (sorted(set(a) - set(b))[:10] for a, b in ((tokens, data["vocab"]), (data["vocab"], tokens)))
         what = "; ".join(f"{word} {' '.join(map(repr, of))}" for word, of in (("with", new), ("without", gone)) if of)
-        what = f"has other characters ({what}) than"
-    elif hashes and set(torch.cat([*hashes.values()]).tolist()) == {
-        item_hash for split in SPLITS for item_hash in hash_items(corpus.items(split)).tolist()
-    }:
+        what = f"has other {'characters' if corpus.settings.tokens == 'characters' else 'words'} ({what}) than"
+    elif (
+        hashes
+        and corpus.settings.layout == "items"
+        and set(torch.cat([*hashes.values()]).tolist())
+        == {item_hash for split in SPLITS for item_hash in hash_items(corpus.items(split)).tolist()}
+    ):
         what = "has the same items, but split differently (unique, split_seed) from"
     else:
-        what = "has other items than"
+        what = "has other items than" if corpus.settings.layout == "items" else "is another text than"
     raise CheckpointError(
         f"{path}: the data {what} the checkpoint's data; name that data, or use `score` to evaluate other text"
     )
 
 
-# -- counts ------------------------------------------------------------------------------------------------------------
+# -- counts and mixtures -----------------------------------------------------------------------------------------------
 
 
-def save_counts(
-    path: PathLike, model: NGramModel, vocab: Vocab, facts: CorpusFacts, mixture: Mixture | None = None
-) -> None:
-    """Write a count model, or the `mixture` that it is a part of, whole or not at all.
+def save_parts(path: PathLike, parts: Sequence[LanguageModel], weights: Sequence[float] = (1.0,)) -> None:
+    """Write a count model, or a mixture of several language models, whole or not at all.
 
     Args:
         path: The file.
-        model: The count model.
-        vocab: Its vocabulary.
-        facts: What it keeps of its corpus.
-        mixture: A mixture to write.
+        parts: The count model alone, or networks, count models and a cache of one vocabulary and corpus.
+        weights: Of the parts in the mixture.
 
     Raises:
         SettingsError: The file cannot be written.
     """
+    vocab, facts = parts[0].vocab, parts[0].facts
+    arrays: dict[str, Any] = {f"item_hashes_{split}": h.numpy() for split, h in (facts.item_hashes or {}).items()}
+    described = []
+    for i, part in enumerate(parts):
+        description: dict[str, Any] = {"context_size": part.context_size}
+        if part.kind == "network":
+            assert part.network is not None
+            description["network"] = {name: getattr(part.network, name) for name in ARCHITECTURE}
+            arrays |= {f"part{i}_{name}": tensor.numpy() for name, tensor in part.network.state_dict().items()}
+        elif part.kind == "counts":
+            assert part.counts is not None
+            description["order"] = part.counts.order
+            for k, level in enumerate(part.counts.levels, start=1):
+                arrays |= {f"part{i}_level{k}_{name}": getattr(level, name) for name in LEVEL}
+        described.append(description)
     header = {
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION[".npz"],
         "vocab": vocab.tokens,
-        "order": model.order,
         "longest_item": facts.longest_item,
+        "fingerprint": facts.fingerprint,
+        "data": dict(facts.settings),
+        "parts": described,
+        "weights": [*weights],
+        "arrays": [*arrays],
     }
-    arrays: dict[str, Any] = {}
-    for k, level in enumerate(model.levels, start=1):
-        arrays |= {f"level{k}_{name}": getattr(level, name) for name in ("keys", "probs", "backoff")}
-    for split, hashes in (facts.item_hashes or {}).items():
-        arrays[f"item_hashes_{split}"] = hashes.numpy()
-    if mixture is not None:
-        network = {name: getattr(mixture.network, name) for name in ARCHITECTURE}
-        header |= {"weight": mixture.weight, "context_size": mixture.context_size, "network": network}
-        arrays |= {f"network_{name}": tensor.numpy() for name, tensor in mixture.network.state_dict().items()}
-    arrays["header"] = np.array(json.dumps({**header, "arrays": [*arrays]}))
-    write_or_explain(path, lambda file: np.savez_compressed(file, **arrays))
+    write_or_explain(path, lambda file: np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays))
 
 
-def _language_model_of_counts(content: Content) -> LanguageModel:
+def _from_parts(content: Content) -> LanguageModel:
+    """The count model or the mixture in the content of a file."""
     header = content["header"]
-    vocab, order = Vocab(header["vocab"]), header["order"]
-    levels = [
-        Level(*(content[f"level{k}_{name}"] for name in ("keys", "probs", "backoff"))) for k in range(1, order + 1)
-    ]
-    counts = NGramModel(levels, len(vocab))
+    vocab = Vocab(header["vocab"])
     hashes = {s: torch.from_numpy(content[f"item_hashes_{s}"]) for s in SPLITS if f"item_hashes_{s}" in content}
-    log_probs, context_size, network = counts.log_probs, counts.context_size, None
-    if "network" in header:
-        prefix = "network_"
-        weights = {n.removeprefix(prefix): torch.from_numpy(a) for n, a in content.items() if n.startswith(prefix)}
-        network = MLP.from_weights(weights, len(vocab), header["context_size"], **header["network"])
-        log_probs = Mixture(network, header["context_size"], counts, header["weight"]).log_probs
-        context_size = max(header["context_size"], context_size)
-    return LanguageModel(
-        vocab=vocab,
-        context_size=context_size,
-        log_probs=log_probs,
-        facts=CorpusFacts(header["longest_item"], hashes or None),
-        network=network,
-    )
+    facts = CorpusFacts(header["longest_item"], hashes or None, header["fingerprint"], header["data"])
+    parts = []
+    for i, part in enumerate(header["parts"]):
+        prefix = f"part{i}_"
+        arrays = {n.removeprefix(prefix): array for n, array in content.items() if n.startswith(prefix)}
+        if "network" in part:
+            weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            network = MLP.from_weights(weights, len(vocab), part["context_size"], **part["network"])
+            parts.append(LanguageModel.of_network(network, part["context_size"], vocab, facts))
+        elif "order" in part:
+            levels = [Level(*(arrays[f"level{k}_{name}"] for name in LEVEL)) for k in range(1, part["order"] + 1)]
+            parts.append(LanguageModel.of_counts(NGramModel(levels, len(vocab)), vocab, facts))
+        else:
+            parts.append(cache_model(part["context_size"], vocab, facts))
+    return parts[0] if len(parts) == 1 else mix(parts, header["weights"])

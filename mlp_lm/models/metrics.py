@@ -53,10 +53,10 @@ def token_nll(log_probs: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def evaluate(log_probs: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> NLL:
-    """NLL of a function contexts (B, T) to log-probabilities (B, V) over batches of (contexts, targets)."""
-    nats, tokens = 0.0, 0
+def evaluate(nats: Callable[[Tensor, Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> NLL:
+    """NLL of a function contexts (B, T) and targets (B,) to nats (B,) over batches of (contexts, targets)."""
+    total, tokens = 0.0, 0
     for contexts, targets in batches:
-        nats += token_nll(log_probs(contexts), targets).sum(dtype=torch.float64).item()
+        total += nats(contexts, targets).sum(dtype=torch.float64).item()
         tokens += targets.numel()
-    return NLL(nats, tokens)
+    return NLL(total, tokens)

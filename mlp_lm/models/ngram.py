@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mlp_lm.text.corpus import Ids
+from mlp_lm.text.tokenizer import Ids
 from mlp_lm.text.vocab import BOUNDARY
 
 Floats = npt.NDArray[np.float64]
@@ -136,16 +136,35 @@ class NGramModel:
             probs[np.repeat(rows, lengths), level.keys[grams] % self.vocab_size] += level.probs[grams]
         return probs
 
+    def nats(self, contexts: Tensor, targets: Tensor) -> Tensor:
+        """The negative log-probabilities (B,), float64, of `targets` (B,) after `contexts` (B, T), both int64."""
+        context, target = contexts.numpy(), targets.numpy()
+        num_tokens = context.shape[1]
+        probs = self.levels[0].probs[target] + self.levels[0].backoff[0] / self.vocab_size  # (B,)
+        for k in range(2, min(self.order, num_tokens + 1) + 1):
+            level = self.levels[k - 1]
+            places, seen = self._places(context[:, num_tokens - k + 1 :])
+            probs[seen] *= level.backoff[places[seen]]
+            grams, found = _find(level.keys, places * self.vocab_size + target)
+            found &= seen
+            probs[found] += level.probs[grams[found]]
+        return -torch.from_numpy(probs).log()
+
     def _places(self, contexts: npt.NDArray[Any]) -> tuple[Ints, Bools]:
         """The place of each context (B, k - 1) among the (k-1)-grams, and whether it occurs there at all."""
         places, seen = contexts[:, 0].astype(np.int64), np.ones(len(contexts), bool)
         for level, tokens in zip(self.levels[1:], contexts.T[1:], strict=False):
-            if not len(level.keys):  # no item of train is that long
-                return places, np.zeros_like(seen)
-            keys = places * self.vocab_size + tokens
-            places = np.minimum(np.searchsorted(level.keys, keys), len(level.keys) - 1)
-            seen &= level.keys[places] == keys
+            places, found = _find(level.keys, places * self.vocab_size + tokens)
+            seen &= found
         return places, seen
+
+
+def _find(keys: Ints, wanted: Ints) -> tuple[Ints, Bools]:
+    """The place of each of `wanted` (B,) among sorted `keys`, and whether it is there."""
+    if not len(keys):  # no item of train is that long
+        return np.zeros_like(wanted), np.zeros(len(wanted), bool)
+    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return places, keys[places] == wanted
 
 
 # -- smoothing ---------------------------------------------------------------------------------------------------------

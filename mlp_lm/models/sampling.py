@@ -18,7 +18,7 @@ MAX_BATCH_TOKENS = 2**22  # 32 MB of ids
 
 @dataclass(frozen=True)
 class Sampling:
-    """How items are drawn.
+    """How items or texts are drawn.
 
     Args:
         prompt: What every item starts with.
@@ -30,6 +30,8 @@ class Sampling:
         seed: The same seed gives the same items; null draws a new one.
         max_length: Cut an item after this many tokens; null means twice the longest item of train, at most 20,000.
         only_new: Keep only items that are in none of train, dev and test.
+        num_tokens: Of running text: how many tokens to draw; null means 200.
+        allow_unk: Draw <unk> too, the token for words outside the vocabulary.
 
     Raises:
         SettingsError: A value is out of its range.
@@ -42,6 +44,8 @@ class Sampling:
     seed: Annotated[int, Range(0, 2**63 - 1)] | None = None
     max_length: Annotated[int, Range(1, 1_000_000)] | None = None
     only_new: bool = False
+    num_tokens: Annotated[int, Range(1, 1_000_000)] | None = None
+    allow_unk: bool = False
 
     def __post_init__(self) -> None:
         check(vars(self), ranges(Sampling))
@@ -77,6 +81,7 @@ def generate(
     max_length: int,
     generator: torch.Generator,
     prompt: Sequence[int] = (),
+    banned: Sequence[int] = (),
     batch_size: int = 4096,
 ) -> list[tuple[list[int], bool]]:
     """Draw `num` items token by token.
@@ -89,11 +94,18 @@ def generate(
         max_length: An item that has this many tokens without a boundary is cut there.
         generator: Source of randomness; the same state gives the same items.
         prompt: Ids of the tokens that every item starts with; they count towards `max_length`.
+        banned: Ids that are never drawn; what they would have had is shared out among the others.
         batch_size: How many items to draw at once, fewer if `max_length` is large; bounds the memory.
 
     Returns:
         For each item its ids, prompt included and boundary not, and whether it was cut.
     """
+
+    def allowed_log_probs(contexts: Tensor) -> Tensor:
+        found = log_probs(contexts)
+        found[:, list(banned)] = -torch.inf
+        return found
+
     items: list[tuple[list[int], bool]] = []
     batch_size = max(1, min(batch_size, MAX_BATCH_TOKENS // (context_size + max_length)))
     while len(items) < num:
@@ -101,7 +113,8 @@ def generate(
         size = min(batch_size, num - len(items))
         rows = torch.full((size, context_size + max_length), BOUNDARY, device=generator.device)
         rows[:, context_size : context_size + len(prompt)] = torch.tensor(prompt, dtype=torch.int64)
-        items += _fill(rows, log_probs, context_size, sampling, len(prompt), generator)
+        step = allowed_log_probs if banned else log_probs
+        items += _fill(rows, step, context_size, sampling, len(prompt), generator)
     return items
 
 

@@ -12,7 +12,7 @@ import torch
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.network import MLP
 from mlp_lm.models.sampling import Sampling
-from mlp_lm.text.corpus import encode
+from mlp_lm.text.vocab import BOUNDARY
 from mlp_lm.text.windows import Batch, Windows, eval_batch_size
 
 SATURATED = 0.97  # the |h| beyond which less than 6 % of a gradient passes: tanh' = 1 - h²
@@ -27,7 +27,7 @@ def next_token_probs(model: LanguageModel, num_items: int, max_tokens: int) -> t
 
     Args:
         model: A network or counts.
-        num_items: How many items to generate; always the same ones.
+        num_items: How many items or texts to generate; always the same ones.
         max_tokens: Show only so many tokens, those that it generates most often.
 
     Returns:
@@ -35,7 +35,8 @@ def next_token_probs(model: LanguageModel, num_items: int, max_tokens: int) -> t
         tokens that were never generated.
     """
     size = len(model.vocab)
-    stream = encode([sample.text for sample in model.sample(num_items, Sampling(seed=0))], model.vocab)
+    items = [model.tokenizer.split(sample.text) for sample in model.sample(num_items, Sampling(seed=0))]
+    stream = np.concatenate([[*model.vocab.encode(item), BOUNDARY] for item in items])
     most_frequent = np.argsort(-np.bincount(stream, minlength=size), kind="stable")[:max_tokens]
     ids = torch.from_numpy(np.sort(most_frequent))
     row_of = torch.full((size,), -1)

@@ -1,4 +1,4 @@
-"""From a text file to the token streams of three splits. The one place that knows that a token is a character."""
+"""From a text file to the token streams of three splits."""
 
 from __future__ import annotations
 
@@ -6,47 +6,101 @@ import codecs
 import hashlib
 import random
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from mlp_lm.errors import DataError
+from mlp_lm.settings import COUNT, SEED, Range
 from mlp_lm.text.datasets import DATASETS, resolve_path
+from mlp_lm.text.tokenizer import Ids, Kind, Tokenizer, choose_words, number_words
 from mlp_lm.text.vocab import BOUNDARY, Vocab
 
 SPLITS = ("train", "dev", "test")
 MIN_ITEMS = 6  # the fewest with which no split is empty
-# Of the settings that say what a corpus is: where they are not given, or an older checkpoint lacks them.
-DEFAULTS: Mapping[str, Any] = {
-    "path": "names",
-    "train_path": None,
-    "dev_path": None,
-    "test_path": None,
-    "unique": True,
-    "split_seed": 42,
-    "max_item_length": 10_000,
-}
 
-Ids = npt.NDArray[np.integer[Any]]  # of the smallest type that holds V
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """Which text, what its tokens are, and how it is split.
+
+    Args:
+        path: UTF-8 text file; or names (bundled) or makemore (the lecture's names.txt, fetched once).
+        train_path: File of the train split, together with dev_path and test_path; path is not read then.
+        dev_path: File of the dev split.
+        test_path: File of the test split.
+        layout: items, one a line, which are shuffled; or text, which runs on over line ends and is cut in order.
+        tokens: characters; words of raw text; or pretokenized, where white space separates the tokens and <unk> is the
+            unknown word.
+        newlines: Of running text: keep makes the end of a line a token; drop makes it white space.
+        lowercase: Turn the text into lower case.
+        min_count: Of words: how often one must occur to be in the vocabulary; <unk> stands for the others.
+        max_vocab_size: Of words: the most tokens of the vocabulary, the boundary and <unk> among them; null means any
+            number.
+        vocab_from: Where words are counted; all, as in Bengio et al. (2003), lets dev and test choose the vocabulary.
+        unique: Of items: drop repeated ones before the split, so that no item is in two splits.
+        split_seed: Of items: seed of the shuffle before the split.
+        max_item_length: Of items: the longest allowed, in characters.
+    """
+
+    path: str = "names"
+    train_path: str | None = None
+    dev_path: str | None = None
+    test_path: str | None = None
+    layout: Literal["items", "text"] = "items"
+    tokens: Kind = "characters"
+    newlines: Literal["keep", "drop"] = "keep"
+    lowercase: bool = False
+    min_count: Annotated[int, COUNT] = 2
+    max_vocab_size: Annotated[int, Range(3, 10**9)] | None = None
+    vocab_from: Literal["train", "all"] = "train"
+    unique: bool = True
+    split_seed: Annotated[int, SEED] = 42
+    max_item_length: Annotated[int, COUNT] = 10_000
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> CorpusSettings:
+        """Those of the `data` settings of a config; a missing one takes its default, others are ignored."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls) if field.name in settings})
+
+    def absolute(self) -> CorpusSettings:
+        """The same with absolute paths, so that they hold in any folder; the names of datasets stay names."""
+        names = [f"{kind}path" for kind in ("", "train_", "dev_", "test_")]
+        files = {name: vars(self)[name] for name in names if vars(self)[name] not in (None, *DATASETS)}
+        absolute: dict[str, Any] = {name: str(resolve_path(file).absolute()) for name, file in files.items()}
+        return replace(self, **absolute)
+
+    @property
+    def paths(self) -> list[str]:
+        """The files of train, dev and test, or the one file that is split."""
+        if self.train_path is None or self.dev_path is None or self.test_path is None:
+            return [self.path]
+        return [self.train_path, self.dev_path, self.test_path]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What a token is."""
+        return Tokenizer(self.tokens, "items" if self.layout == "items" else self.newlines, self.lowercase)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus as token streams: the ids of one split's items one after the other, each ended by the boundary."""
+    """A corpus as token streams. That of a split has the ids of its items one after the other, each ended by the
+    boundary; a split of running text is one long item."""
 
+    settings: CorpusSettings
     vocab: Vocab
     train: Ids
     dev: Ids
     test: Ids
-    fingerprint: str  # of the items of all three splits, in order
+    fingerprint: str  # of text, split and vocabulary
 
     def items(self, split: str) -> list[str]:
-        """The items of a split, as read from the file."""
-        return decode(getattr(self, split), self.vocab)
+        """The items of a split, as read from the file but for unknown words; running text is one item."""
+        return self.settings.tokenizer.decode(getattr(self, split), self.vocab)
 
 
 def item_lengths(stream: Ids) -> Ids:
@@ -54,60 +108,64 @@ def item_lengths(stream: Ids) -> Ids:
     return np.diff(np.flatnonzero(stream == BOUNDARY), prepend=-1) - 1
 
 
-def tokenize(text: str) -> list[str]:
-    """The tokens of an item or of the start of one."""
-    return list(unicodedata.normalize("NFC", text))
-
-
-def detokenize(tokens: Iterable[str]) -> str:
-    """The item that consists of `tokens`."""
-    return "".join(tokens)
-
-
-def load_corpus(
-    path: str, split_paths: Sequence[str] | None, *, unique: bool, split_seed: int, max_item_length: int
-) -> Corpus:
+def load_corpus(settings: CorpusSettings) -> Corpus:
     """Read, check, split and encode a corpus.
 
-    Args:
-        path: A UTF-8 text file with one item a line, or the name of a known dataset.
-        split_paths: Files for train, dev and test. If given, `path` is not read and nothing is shuffled.
-        unique: Drop repeated items before the split (in each file of `split_paths`), keeping the first.
-        split_seed: Seed of the shuffle before the split.
-        max_item_length: Longest item allowed, in characters.
-
-    Raises:
-        DataError: A file is missing, unreadable or too small, or has an item that is too long.
+    Raises DataError: a file is missing, unreadable or too small, or has an item that is too long; or no vocabulary can
+    be made of it.
     """
-    if split_paths is None:
-        items = read_items(resolve_path(path), max_item_length)
-        splits = split_items(list(dict.fromkeys(items)) if unique else items, split_seed, path)
-        del items  # a large corpus should be in memory only once
+    s, tokenizer, digest = settings, settings.tokenizer, hashlib.blake2b(digest_size=16)
+    if s.layout == "items":
+        texts = _items_as_texts(s)
+        for text in texts:
+            digest.update(text.encode() + b"\n")
     else:
-        parts = [read_items(resolve_path(p), max_item_length) for p in split_paths]
-        splits = [list(dict.fromkeys(part)) if unique else part for part in parts]
-    # A closed alphabet: all characters of the corpus, not of train alone.
-    vocab = Vocab.build(set().union(*(set().union(*items) for items in splits)))
-    digest, streams = hashlib.blake2b(digest_size=16), []
-    for items in splits:
-        streams.append(encode(items, vocab))
-        digest.update("\n".join(items).encode() + b"\n\n")
-        items.clear()
+        texts = [tokenizer.normalize(read_text(resolve_path(path))) for path in s.paths]
+        for path, text in zip(s.paths, texts, strict=True):
+            if not text.strip():
+                raise DataError(f"{path}: {'only white space' if text else 'an empty file'}; expected running text")
+            digest.update(text.encode() + b"\0")
+    if s.tokens == "characters":
+        # A closed alphabet: all characters of the corpus, not of train alone.
+        vocab = Vocab.build(set().union(*map(set, texts)) - ({"\n"} if s.layout == "items" else set()))
+        streams = [tokenizer.encode(texts.pop(0), vocab) for _ in texts[:]]
+        streams = _split_text(streams, s) if s.layout == "text" else streams
+    else:
+        distinct, streams = number_words(texts, tokenizer)
+        streams = _split_text(streams, s) if s.layout == "text" else streams
+        counts = [np.bincount(stream, minlength=len(distinct)) for stream in streams]
+        chosen = counts[0] if s.vocab_from == "train" else np.sum(counts, axis=0)
+        vocab, ids = choose_words(distinct, chosen, counts[0], s.min_count, s.max_vocab_size)
+        streams = [ids[stream] for stream in streams]
+        digest.update("\n".join([*map(str, map(len, streams)), *vocab.tokens]).encode())
     train, dev, test = streams
-    return Corpus(vocab, train, dev, test, digest.hexdigest())
+    return Corpus(s, vocab, train, dev, test, digest.hexdigest())
 
 
-def corpus_from_settings(settings: Mapping[str, Any]) -> Corpus:
-    """`load_corpus` with the `data` settings of a config; a missing one takes its default, others are ignored."""
-    settings = {**DEFAULTS, **settings}
-    split_paths = [settings[f"{split}_path"] for split in SPLITS]
-    return load_corpus(
-        settings["path"],
-        None if split_paths[0] is None else split_paths,
-        unique=settings["unique"],
-        split_seed=settings["split_seed"],
-        max_item_length=settings["max_item_length"],
-    )
+def _items_as_texts(settings: CorpusSettings) -> list[str]:
+    """The items of train, dev and test, one a line."""
+    s = settings
+    parts = []
+    for path in s.paths:
+        file = resolve_path(path)
+        items = parse_items(s.tokenizer.normalize(read_text(file)), file, s.max_item_length)
+        parts.append(list(dict.fromkeys(items)) if s.unique else items)
+    splits = parts if len(parts) > 1 else split_items(parts[0], s.split_seed, s.path)
+    return ["".join(f"{item}\n" for item in items) for items in splits]
+
+
+def _split_text(streams: list[Ids], settings: CorpusSettings) -> list[Ids]:
+    """Train, dev and test of running text, each ended by the boundary; one text is cut at 80 % and 90 % of its tokens.
+
+    Raises DataError if a split would be empty.
+    """
+    if len(streams) == 1:
+        n = len(streams[0])
+        streams = np.split(streams[0], [int(0.8 * n), int(0.9 * n)])
+    for split, stream in zip(SPLITS, streams, strict=True):
+        if not len(stream):
+            raise DataError(f"{', '.join(settings.paths)}: no token of {settings.tokens} is left for {split}")
+    return [np.append(stream, stream.dtype.type(BOUNDARY)) for stream in streams]
 
 
 def read_items(path: Path, max_item_length: int | None = None) -> list[str]:
@@ -135,11 +193,9 @@ def read_text(path: Path) -> str:
     try:
         return decode_text(path.read_bytes(), path)
     except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such file; expected a text file with one item a line, or one of: {', '.join(DATASETS)}"
-        ) from None
+        raise DataError(f"{path}: no such file; expected a text file, or one of: {', '.join(DATASETS)}") from None
     except IsADirectoryError:
-        raise DataError(f"{path}: a folder; expected a text file with one item a line") from None
+        raise DataError(f"{path}: a folder; expected a text file") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
@@ -173,26 +229,3 @@ def split_items(items: list[str], split_seed: int, source: str) -> list[list[str
         )
     random.Random(split_seed).shuffle(items)
     return [items[: int(0.8 * n)], items[int(0.8 * n) : int(0.9 * n)], items[int(0.9 * n) :]]
-
-
-def encode(items: Sequence[str], vocab: Vocab, block: int = 1 << 20) -> Ids:
-    """The token stream of `items`: ids in the smallest type that holds V, each item ended by the boundary.
-
-    Text becomes code points, and code points become ids by one table look-up. A line feed, which no item contains,
-    is the boundary's code point. `block` items are encoded at a time, which bounds the memory needed.
-    """
-    code_points = [ord(token) for token in vocab.tokens[1:]]
-    dtype = np.uint8 if len(vocab) <= 1 << 8 else np.int16 if len(vocab) <= 1 << 15 else np.int32
-    table: Ids = np.zeros(max([ord("\n"), *code_points]) + 1, dtype)
-    table[code_points] = np.arange(1, len(vocab))
-    parts: list[Ids] = [np.zeros(0, dtype)]
-    for start in range(0, len(items), block):
-        text = "\n".join(items[start : start + block]) + "\n"
-        parts.append(table[np.frombuffer(text.encode("utf-32-le"), np.uint32)])
-    return np.concatenate(parts)
-
-
-def decode(stream: Ids, vocab: Vocab) -> list[str]:
-    """The items of a token stream; the inverse of `encode`."""
-    strings = ["\n" if i == BOUNDARY else token for i, token in enumerate(vocab.tokens)]
-    return "".join(map(strings.__getitem__, stream.tolist())).split("\n")[:-1]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlp_lm.errors import DataError
-from mlp_lm.text.corpus import MIN_ITEMS, split_items, tokenize
+from mlp_lm.text.corpus import MIN_ITEMS, Corpus, split_items
 from mlp_lm.text.vocab import Vocab, name_unknown
 
 ODD_CATEGORIES = {  # Unicode's general categories
@@ -22,9 +22,12 @@ ODD_CATEGORIES = {  # Unicode's general categories
     "Zs": "unusual space",
 }
 PROSE_ADVICE = (
-    "looks like running text, but each line is an item by itself, without its neighbours; text that runs on over line "
-    "ends is not supported yet: put each sentence or phrase on a line of its own"
+    "looks like running text, but each line is an item by itself; for text that runs on over line ends, add "
+    "--data.layout text, and --data.tokens words for words instead of characters"
 )
+NO_BLANKS_ADVICE = "in a script without blanks between words; --data.tokens characters suits it better than words"
+# Thai, Lao, Burmese and Khmer; Japanese and Chinese.
+NO_BLANKS = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"
 REPLACEMENT = "\ufffd"  # what decoders write for bytes that they cannot read
 
 
@@ -62,7 +65,7 @@ def statistics(items: Sequence[str], text: str, split_seed: int) -> Statistics:
         text: The text of the file, for line numbers.
         split_seed: Seed of the split.
     """
-    length_by_item = {item: len(tokenize(item)) for item in items}
+    length_by_item = {item: len(item) for item in items}
     lengths = Counter(length_by_item[item] for item in items)
     low, high = min(lengths), max(lengths)
     characters = dict(sorted(Counter("".join(items)).items(), key=lambda entry: (-entry[1], entry[0])))
@@ -77,6 +80,16 @@ def statistics(items: Sequence[str], text: str, split_seed: int) -> Statistics:
         odd_characters=odd_characters(characters, text),
         repeats_of_train=repeats_of_train(items, split_seed) if len(items) >= MIN_ITEMS else {},
     )
+
+
+def advice(corpus: Corpus) -> str | None:
+    """A line for a user who may want another layout or other tokens."""
+    settings, start = corpus.settings, corpus.train[:100_000]
+    if settings.tokens == "words":
+        words = "".join(corpus.vocab.tokens[:10_000])
+        return NO_BLANKS_ADVICE if len(re.findall(NO_BLANKS, words)) > len(words) / 2 else None
+    prose = settings.layout == "items" and looks_like_prose(settings.tokenizer.decode(start, corpus.vocab))
+    return PROSE_ADVICE if prose else None
 
 
 def looks_like_prose(items: Sequence[str]) -> bool:
@@ -124,7 +137,7 @@ def histogram(lengths: Mapping[int, int], max_rows: int = 20) -> list[tuple[int,
 
 def item_windows(item: str, vocab: Vocab, context_size: int) -> list[tuple[list[str], str]]:
     """The windows of an item as visible tokens: (context, target). Raises DataError if it has unknown characters."""
-    tokens = tokenize(item)
+    tokens = list(unicodedata.normalize("NFC", item))
     if unknown := vocab.unknown(tokens):
         raise DataError(f"item: {item!r} has the {name_unknown(unknown)}; the corpus has {vocab.describe()}")
     windows = vocab.windows(tokens, context_size)

@@ -7,11 +7,17 @@ from collections.abc import Iterable, Sequence
 from mlp_lm.errors import DataError
 
 BOUNDARY = 0  # id of the boundary: pads the context at the start of an item and ends it
+UNKNOWN = "<unk>"  # the token for words outside a vocabulary
 
 
 def printable(text: str) -> str:
     """`text` with escapes for what a terminal would not show, or obey."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def lines_printable(text: str) -> str:
+    """`printable`, line by line."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def counted(number: int, noun: str) -> str:
@@ -25,7 +31,7 @@ def name_unknown(characters: Sequence[str]) -> str:
 
 
 class Vocab:
-    """The V tokens of a language model; a token's id is its place in `tokens`.
+    """The V tokens of a language model; a token's id is its place in `tokens`, and stands in `ids`.
 
     Id 0 is the boundary. Its string is `""`, which no text can contain, so that a literal dot in the data
     stays a token of its own although the boundary is shown as `.`.
@@ -36,7 +42,7 @@ class Vocab:
         if not tokens or tokens[BOUNDARY] != "" or len(set(tokens)) != len(tokens):
             raise ValueError("a vocabulary starts with the boundary '' and repeats no token")
         self.tokens = list(tokens)
-        self._ids = {token: i for i, token in enumerate(self.tokens)}
+        self.ids = {token: i for i, token in enumerate(self.tokens)}
 
     @classmethod
     def build(cls, tokens: Iterable[str]) -> Vocab:
@@ -47,14 +53,17 @@ class Vocab:
         return len(self.tokens)
 
     def __contains__(self, token: str) -> bool:
-        return token != "" and token in self._ids
+        return token != "" and token in self.ids
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
-        """Ids of `tokens`. Raises DataError that names the unknown ones and lists the alphabet."""
+        """Ids of `tokens`, of unknown ones that of `<unk>`.
+
+        Raises DataError that names the unknown ones and lists the alphabet, if the vocabulary has no `<unk>`.
+        """
         tokens = list(tokens)
-        if unknown := self.unknown(tokens):
+        if UNKNOWN not in self.ids and (unknown := self.unknown(tokens)):
             raise DataError(f"{name_unknown(unknown)}; the model knows {self.describe()}")
-        return [self._ids[token] for token in tokens]
+        return [self.ids.get(token, self.ids.get(UNKNOWN, BOUNDARY)) for token in tokens]
 
     def unknown(self, tokens: Iterable[str]) -> list[str]:
         """The distinct `tokens` that are not in the vocabulary, in order of appearance."""
@@ -65,10 +74,11 @@ class Vocab:
         return [self.tokens[i] for i in ids]
 
     def show(self, token_id: int) -> str:
-        """A visible name of one token: the boundary as `.`, a literal dot as `'.'`, white space by its escape."""
+        """A visible name of one token: the boundary as `.`, a literal dot as `'.'`, the end of a line as `↵`, other
+        white space by its escape."""
         token = self.tokens[token_id]
-        if token == "":
-            return "."
+        if token in ("", "\n"):
+            return "." if token == "" else "↵"
         return token if token.isprintable() and token.strip() and token != "." else repr(token)
 
     def describe(self) -> str:

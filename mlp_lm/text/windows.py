@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mlp_lm.text.corpus import Ids
+from mlp_lm.text.tokenizer import Ids
 from mlp_lm.text.vocab import BOUNDARY
 
 Batch = tuple[Tensor, Tensor]  # contexts (…, T) and targets (…), int64

@@ -19,11 +19,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mlp_lm.errors import Interrupted, SettingsError
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
-from mlp_lm.settings import SEED, check, ranges
+from mlp_lm.settings import SEED, check
 from mlp_lm.training import runs
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
-from mlp_lm.training.schema import SECTIONS, add_seed
+from mlp_lm.training.schema import SECTIONS, add_seed, section_ranges
 from mlp_lm.training.trainer import NOT_OURS, Trainer, report_lost_process
 
 # Of Trainer's methods that are not flags: the checkpoint's path has a flag of ours, the others are always the same.
@@ -100,8 +100,7 @@ class CLI(LightningCLI):
         parser.link_arguments("data.vocab_size", "model.vocab_size", apply_on="instantiate")
         self.allowed = {"seed_everything": SEED}
         self.add_own_flags(parser)
-        for section, owner in SECTIONS.items():
-            self.allowed |= ranges(owner, section)
+        self.allowed |= section_ranges()
         parser.show_ranges(self.allowed)
         parser.hide(lambda name: name in SECTIONS or self.ignores(name.removesuffix(".help")))
         if self.content is not None:

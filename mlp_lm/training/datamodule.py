@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
-from mlp_lm.errors import SettingsError
+from mlp_lm.errors import DataError, SettingsError
 from mlp_lm.models.checkpoint import check_same_data
 from mlp_lm.models.language_model import CorpusFacts
-from mlp_lm.settings import COUNT, SEED, Range, check_section
-from mlp_lm.text.corpus import Corpus, corpus_from_settings
-from mlp_lm.text.datasets import DATASETS, resolve_path
+from mlp_lm.settings import COUNT, Range, check_section
+from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, load_corpus
+from mlp_lm.text.vocab import counted
 from mlp_lm.text.windows import Batch, Chunk, Order, Windows, eval_batch_size
 
 
@@ -23,49 +23,44 @@ class TextDataModule(LightningDataModule):
 
     def __init__(
         self,
-        path: str = "names",
-        train_path: str | None = None,
-        dev_path: str | None = None,
-        test_path: str | None = None,
-        unique: bool = True,
-        split_seed: Annotated[int, SEED] = 42,
+        *,
         context_size: Annotated[int, Range(1, 1024)] = 8,
         batch_size: Annotated[int, COUNT] = 1024,
         steps_per_execution: Annotated[int, Range(1, 100_000)] = 25,
-        max_item_length: Annotated[int, COUNT] = 10_000,
+        **kwargs: Any,
     ) -> None:
         """Which text, how it is split, and how much of it a step sees.
 
         Args:
-            path: UTF-8 text file with one item a line; or names (bundled) or makemore (the lecture's names.txt,
-                fetched once).
-            train_path: File of the train split, together with dev_path and test_path; path is not read then.
-            dev_path: File of the dev split.
-            test_path: File of the test split.
-            unique: Drop repeated items before the split, so that no item is in two splits.
-            split_seed: Seed of the shuffle before the split.
             context_size: T, previous tokens that the network sees.
             batch_size: B, windows in a step, over all processes together.
             steps_per_execution: K, steps in one call of training_step; changes speed, never results.
-            max_item_length: Longest item allowed, in characters.
+            kwargs: Those of `CorpusSettings`.
 
         Raises:
             SettingsError: A setting is out of its range.
         """
         super().__init__()
-        self.save_hyperparameters()
-        check_section("data", TextDataModule, self.hparams)
-        self.source = train_path or path  # for messages
-        for name in ("path", "train_path", "dev_path", "test_path"):  # so that a checkpoint works from any folder
-            if self.hparams[name] not in (None, *DATASETS):
-                self.hparams[name] = str(resolve_path(self.hparams[name]).absolute())
+        settings = CorpusSettings(**kwargs)
+        sizes = {"context_size": context_size, "batch_size": batch_size, "steps_per_execution": steps_per_execution}
+        check_section("data", {**vars(settings), **sizes}, TextDataModule, CorpusSettings)
+        self.source = settings.paths[0]  # for messages
+        self.settings = settings.absolute()  # so that a checkpoint works from any folder
+        self.save_hyperparameters({**vars(self.settings), **sizes})
         self._windows: dict[str, Windows] = {}
         self.order_seed: int | None = None  # of the order of examples; from the checkpoint when a run is resumed
 
     @cached_property
     def corpus(self) -> Corpus:
-        """The corpus, read when it is first asked for. Raises DataError."""
-        return corpus_from_settings(self.hparams)
+        """The corpus, read when it is first asked for. Raises DataError, also for a text without a window."""
+        corpus, window = load_corpus(self.settings), self.hparams["context_size"] + 1
+        for split in SPLITS if self.settings.layout == "text" else ():
+            if (tokens := len(getattr(corpus, split)) - 1) < window:
+                raise DataError(
+                    f"{self.source}: {split} has {counted(tokens, 'token')}, fewer than a window of {window}; "
+                    "lower data.context_size, or use a longer text"
+                )
+        return corpus
 
     @property
     def vocab_size(self) -> int:

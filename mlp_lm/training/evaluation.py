@@ -100,10 +100,11 @@ class Evaluation(cli.CLI):
 
     def _prediction_rows(self, batches: Iterable[tuple[Any, Batch]]) -> Iterator[list[str]]:
         text = self.datamodule.corpus.vocab.tokens.__getitem__  # the boundary is the empty string
+        join = self.datamodule.settings.tokenizer.join
         for predicted, windows in batches:
             columns: Sequence[Tensor] = (*windows, *predicted)
             for context, target, nats, best, probability in zip(*(c.tolist() for c in columns), strict=True):
-                yield ["".join(map(text, context)), text(target), f"{nats:.4f}", text(best), f"{probability:.4f}"]
+                yield [join(map(text, context)), text(target), f"{nats:.4f}", text(best), f"{probability:.4f}"]
 
 
 def run(args: list[str], description: str) -> None:

@@ -25,8 +25,8 @@ from mlp_lm.files import write_json, write_text
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import flag_values
 from mlp_lm.settings import FIXED_ON_RESUME, Settings, changed, check
-from mlp_lm.text.corpus import SPLITS, decode
-from mlp_lm.text.statistics import PROSE_ADVICE, looks_like_prose
+from mlp_lm.text.corpus import SPLITS
+from mlp_lm.text.statistics import advice
 from mlp_lm.text.vocab import counted
 from mlp_lm.training import cli, runs
 from mlp_lm.training.callbacks import Checkpoints, StopOnSignal
@@ -127,8 +127,8 @@ class Fit(cli.CLI):
             trainer.set_threads(data.hparams["batch_size"], self.model.network.count_weights())
             if trainer.is_global_zero:
                 print(self._summary(run_dir), flush=True)
-                if looks_like_prose(decode(data.corpus.train[:100_000], data.corpus.vocab)):
-                    print(f"{data.source}: {PROSE_ADVICE}", file=sys.stderr)
+                if line := advice(data.corpus):
+                    print(f"{data.source}: {line}", file=sys.stderr)
             with report_unwritable(run_dir):
                 trainer.fit(**kwargs, ckpt_path=self.checkpoint, weights_only=True)
             if trainer.is_global_zero:

@@ -85,7 +85,7 @@ class MLPModule(LightningModule):
         """
         super().__init__()
         self.save_hyperparameters()
-        check_section("model", MLPModule, self.hparams)
+        check_section("model", self.hparams, MLPModule)
         self.network = MLP(vocab_size, context_size, embedding_dim, hidden_dim, num_layers, dropout)
         self.dev_loss, self.test_loss = mean_loss(), mean_loss()
         self.automatic_optimization = False  # K steps a call: we run backward and the optimizer ourselves
@@ -243,7 +243,10 @@ class MLPModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what tells a checkpoint of ours from others; Lightning adds `hyper_parameters`."""
         # A plain Lightning Trainer has no settings of ours.
-        checkpoint[KEY] = {"format_version": FORMAT_VERSION, "trainer": getattr(self.trainer, "run_settings", {})}
+        checkpoint[KEY] = {
+            "format_version": FORMAT_VERSION[".ckpt"],
+            "trainer": getattr(self.trainer, "run_settings", {}),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning turns the network into float64 after it has loaded the weights, which would round them."""

@@ -22,7 +22,7 @@ from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.runs import starred
 
-NUM_SAMPLES = 10
+NUM_SAMPLES, TEXT_TOKENS = 10, 100
 
 
 def build_report(
@@ -57,7 +57,11 @@ def build_report(
     for split in ("dev", "test"):
         if split == "dev" or with_test:
             batches = data.windows(split).batches(eval_batch_size(data.vocab_size))
-            losses[split] = evaluate(model.log_probs, batches).as_dict()
+            losses[split] = evaluate(model.nats, batches).as_dict()
+    if model.is_of_text:
+        samples = model.sample(1, Sampling(seed=seed, num_tokens=TEXT_TOKENS))
+    else:
+        samples = model.sample(NUM_SAMPLES, Sampling(seed=seed))
     return {
         "losses": losses,
         "best_step": best_step,
@@ -69,10 +73,7 @@ def build_report(
         "steps": steps,
         "max_steps": max_steps,
         "seconds": round(seconds, 2),
-        "samples": [
-            {"text": str(sample), "seen_in": sample.seen_in}
-            for sample in model.sample(NUM_SAMPLES, Sampling(seed=seed))
-        ],
+        "samples": [{"text": str(sample), "seen_in": sample.seen_in} for sample in samples],
         "settings": {"seed_everything": seed, "data": dict(data.hparams), "model": dict(module.hparams)},
         "versions": {
             "mlp_lm": __version__,
@@ -116,7 +117,7 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
     items = shlex.quote(str(resolve_path(data["path"]) if data["dev_path"] is None else data["dev_path"]))
     lines += [
         f"samples{legend}:",
-        *(f"  {printable(sample)}" for sample in samples),
+        *(f"  {printable(line)}" for sample in samples for line in sample.split("\n")),
         "next:",
         *([f"  tensorboard --logdir {shlex.quote(str(run_dir))}"] if any(run_dir.glob("events.*")) else []),
         f"  python -m mlp_lm sample {file}",

@@ -8,12 +8,18 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from mlp_lm.parsing import LINKED
-from mlp_lm.settings import SEED, ranges
+from mlp_lm.settings import SEED, Range, ranges
+from mlp_lm.text.corpus import CorpusSettings
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.trainer import Trainer
 
-SECTIONS = {"data": TextDataModule, "model": MLPModule, "trainer": Trainer}
+SECTIONS = {"data": (TextDataModule, CorpusSettings), "model": (MLPModule,), "trainer": (Trainer,)}
+
+
+def section_ranges() -> dict[str, Range]:
+    """The ranges of all settings of a config, by name: `model.dropout`, …"""
+    return {n: r for section, owners in SECTIONS.items() for owner in owners for n, r in ranges(owner, section).items()}
 
 
 def add_seed(parser: ArgumentParser) -> None:
@@ -42,9 +48,9 @@ def config_schema() -> dict[str, Any]:
         parser.add_argument(f"--trainer.{name}", type=Any)
     schema: dict[str, Any] = json.loads(parser.get_completion_script("jsonschema"))
     schema["properties"]["seed_everything"] |= SEED.as_schema()
-    for section, owner in SECTIONS.items():
+    for name, limits in section_ranges().items():
+        section, _, setting = name.partition(".")
         properties = schema["properties"][section]["properties"]
-        for name, limits in ranges(owner).items():
-            if name in properties:
-                properties[name] |= limits.as_schema()
+        if setting in properties:
+            properties[setting] |= limits.as_schema()
     return schema

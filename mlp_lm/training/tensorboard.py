@@ -78,8 +78,8 @@ class TensorBoardExtras(Callback):
                 writer.add_histogram(f"activations/hidden.{i}", _thinned(h), step)
                 writer.add_scalar(f"saturated/hidden.{i}", (h.abs() > SATURATED).float().mean(), step)
             assert self.model is not None
-            samples = self.model.sample(NUM_SAMPLES, Sampling(seed=0))
-            lines = _verbatim([starred(str(sample), sample.seen_in) for sample in samples])
+            samples = self.model.sample(1 if self.model.is_of_text else NUM_SAMPLES, Sampling(seed=0))
+            lines = _verbatim([line for s in samples for line in starred(str(s), s.seen_in).split("\n")])
             writer.add_text("samples", f"{self.model.summary(samples)} (* = in the training set)\n\n{lines}", step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

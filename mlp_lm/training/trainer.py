@@ -144,7 +144,7 @@ class Trainer(LightningTrainer):
             "log_every_n_steps": log_every_n_steps,
             "precision": precision,
         }
-        check_section("trainer", Trainer, {**self.run_settings, "num_threads": num_threads})
+        check_section("trainer", {**self.run_settings, "num_threads": num_threads}, Trainer)
         self._omp_num_threads = os.environ.get("OMP_NUM_THREADS")  # before Lightning sets it for several processes
         if accelerator == "auto":  # Lightning would pick MPS on a Mac, which is slower than its CPU here
             accelerator = "cuda" if torch.cuda.is_available() else "cpu"

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from mlp_lm.errors import CheckpointError, DataError, MlpLmError, SettingsError
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import did_you_mean
-from mlp_lm.text.corpus import corpus_from_settings
+from mlp_lm.text.corpus import CorpusSettings, load_corpus
 from mlp_lm.training.cli import silence
 from mlp_lm.training.fit import Fit
 
@@ -74,9 +74,8 @@ def describe(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         key = json.dumps(data)
         if key not in fingerprints:
             try:
-                fingerprints[key] = corpus_from_settings(
-                    {k.removeprefix("data."): v for k, v in data.items()}
-                ).fingerprint
+                corpus = load_corpus(CorpusSettings.of({k.removeprefix("data."): v for k, v in data.items()}))
+                fingerprints[key] = corpus.fingerprint
             except DataError as error:
                 fingerprints[key] = ""
                 problems[str(error)] = None
