@@ -18,8 +18,9 @@ from mlp_lm.models.metrics import NLL, evaluate
 from mlp_lm.models.ngram import Counts, Level, NGramModel, Smoothing, add_k, count, modified_kneser_ney
 from mlp_lm.settings import check
 from mlp_lm.text.corpus import Corpus, CorpusSettings, load_corpus
-from mlp_lm.text.windows import Windows, eval_batch_size
+from mlp_lm.text.windows import Windows
 
+EVAL_BATCH_SIZE = 1 << 16  # windows, of whose targets alone the probability is asked
 ADDED = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # values of k that add_k tries on dev
 
 
@@ -154,4 +155,4 @@ def _smooth(
 
 def _evaluate(model: NGramModel, corpus: Corpus, split: str) -> NLL:
     windows = Windows(getattr(corpus, split), model.context_size)
-    return evaluate(model.nats, windows.batches(eval_batch_size(len(corpus.vocab))))
+    return evaluate(model.nats, windows.batches(EVAL_BATCH_SIZE))
