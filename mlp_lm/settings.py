@@ -89,7 +89,15 @@ def as_written(value: object) -> str:
 # -- what a checkpoint fixes -------------------------------------------------------------------------------------------
 
 FIXED_BY_WEIGHTS = dict.fromkeys(
-    ("data.context_size", "model.embedding_dim", "model.hidden_dim", "model.num_layers"), "its weights have that shape"
+    (
+        "data.context_size",
+        "model.embedding_dim",
+        "model.hidden_dim",
+        "model.num_layers",
+        "model.direct",
+        "model.tied",
+    ),
+    "its weights have that shape",
 )
 FIXED_ON_RESUME = FIXED_BY_WEIGHTS | {
     "seed_everything": "the order of its examples follows from it",
@@ -106,6 +114,7 @@ FIXED_ON_RESUME = FIXED_BY_WEIGHTS | {
     "model.weight_decay": "a different value would make it a different run",
     "model.decay_all": "a different value would make it a different run",
     "model.dropout": "a different value would make it a different run",
+    "model.embedding_dropout": "a different value would make it a different run",
     "trainer.precision": "a different value would make it a different run",
 }
 
@@ -135,6 +144,10 @@ def conflicts(settings: Settings) -> Iterator[str]:
         yield "data.max_vocab_size: applies only to words; characters are few"
     if settings.get("model.momentum") and settings.get("model.optimizer", "sgd") != "sgd":
         yield f"model.momentum: applies only to model.optimizer sgd (got {settings['model.momentum']!r})"
+    if settings.get("model.tied") and settings.get("model.direct"):
+        yield "model.direct: does not go with model.tied, whose output layer sees E numbers; choose one"
+    if settings.get("model.hidden_dim") == 0 and not settings.get("model.direct"):
+        yield "model.hidden_dim: found 0, which needs --model.direct true"
     horizon, max_steps = settings.get("model.lr_decay_steps"), settings.get("trainer.max_steps")
     ends_at_zero = settings.get("model.lr_schedule") == "cosine" and settings.get("model.lr_end_factor") == 0
     if ends_at_zero and horizon is not None and max_steps is not None and max_steps > horizon:

@@ -6,12 +6,14 @@ Shapes: B batch, T context, E embedding, H hidden, V vocabulary.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlp_lm.models.cross_entropy import linear_cross_entropy
 from mlp_lm.models.metrics import token_nll
 from mlp_lm.models.network import MLP, Dropout
 from mlp_lm.text.tokenizer import Tokenizer
@@ -28,9 +30,9 @@ def batch() -> tuple[Tensor, Tensor]:
     return torch.randint(V, (B, T), generator=generator), torch.randint(V, (B,), generator=generator)
 
 
-def network(num_layers: int = 1, dropout: float = 0.0) -> MLP:
+def network(num_layers: int = 1, dropout: float = 0.0, **more: Any) -> MLP:
     torch.manual_seed(2)
-    return MLP(V, T, E, H, num_layers, dropout)
+    return MLP(V, T, E, H, num_layers, dropout=dropout, **more)
 
 
 # -- forward and backward ----------------------------------------------------------------------------------------
@@ -81,20 +83,70 @@ def test_a_deeper_network_stacks_its_tanh_layers(batch: tuple[Tensor, Tensor]) -
 
 def test_weights_that_do_not_fit_are_refused() -> None:
     weights = network().state_dict()
-    loaded = MLP.from_weights(weights, V, T, E, H, 1)
+    sizes = {"embedding_dim": E, "hidden_dim": H, "num_layers": 1}
+    loaded = MLP.from_weights(weights, V, T, **sizes)
     assert not loaded.training
     torch.testing.assert_close(loaded.state_dict(), weights, rtol=0, atol=0)
     for wrong in ({**weights, "more": torch.ones(1)}, {k: w for k, w in weights.items() if k != "output.bias"}):
         with pytest.raises(RuntimeError, match="key"):
-            MLP.from_weights(wrong, V, T, E, H, 1)
+            MLP.from_weights(wrong, V, T, **sizes)
+
+
+def test_direct_connections_add_a_linear_function_of_the_embeddings(batch: tuple[Tensor, Tensor]) -> None:
+    contexts, _ = batch
+    net = network(direct=True)
+    e = net.embedding(contexts).flatten(1)
+    h = torch.tanh(net.hidden[0](e))
+    by_units, direct = net.output.weight[:, :H], net.output.weight[:, H:]
+    torch.testing.assert_close(net(contexts), h @ by_units.t() + e @ direct.t() + net.output.bias)
+    torch.manual_seed(2)
+    alone = MLP(V, T, E, hidden_dim=0, direct=True)
+    torch.testing.assert_close(alone(contexts), alone.output(alone.embedding(contexts).flatten(1)))
+    assert alone.activations(contexts) == []
+
+
+def test_a_tied_network_has_one_table_before_and_after_training_and_loading(batch: tuple[Tensor, Tensor]) -> None:
+    contexts, _ = batch
+    net = network(tied=True)
+    assert net.projection is not None
+    h = torch.tanh(net.hidden[0](net.embedding(contexts).flatten(1)))
+    expected = net.projection(h) @ net.embedding.weight.t() + net.output.bias
+    torch.testing.assert_close(net(contexts), expected)
+    assert net.count_weights() == V * E + T * E * H + H + H * E + V
+    sizes = {"embedding_dim": E, "hidden_dim": H, "tied": True}
+    loaded = MLP.from_weights(net.state_dict(), V, T, **sizes)
+    torch.testing.assert_close(loaded(contexts), expected)
+    assert loaded.output.weight is loaded.embedding.weight
+
+
+@pytest.mark.parametrize("vocab_size", [7, 2000])  # all logits at once, and in parts
+def test_the_loss_and_its_gradients_are_those_of_cross_entropy(vocab_size: int) -> None:
+    torch.manual_seed(3)
+    x, weight, bias = (torch.randn(n, dtype=torch.float64) for n in ((600, 5), (vocab_size, 5), (vocab_size,)))
+    targets = torch.randint(vocab_size, (600,))
+    found, expected = ([t.clone().requires_grad_() for t in (x, weight, bias)] for _ in range(2))
+    loss = linear_cross_entropy(found[0], found[1], found[2], targets)
+    plain = F.cross_entropy(F.linear(*expected), targets)
+    torch.testing.assert_close(loss, plain)
+    for each in (loss, plain):
+        torch.autograd.backward(3 * each)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_dropped_embeddings_change_a_training_step_alone(batch: tuple[Tensor, Tensor]) -> None:
+    contexts, _ = batch
+    net = network(embedding_dropout=0.5)
+    assert not torch.equal(net(contexts), network()(contexts))
+    torch.testing.assert_close(net.eval()(contexts), network()(contexts))
 
 
 # -- initialisation ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_layers", [1, 3])
-def test_training_starts_from_a_uniform_choice_with_tanh_units_neither_saturated_nor_idle(num_layers: int) -> None:
-    net = network(num_layers)  # which seeds torch
+@pytest.mark.parametrize("kind", [{}, {"num_layers": 3}, {"direct": True}, {"tied": True}])
+def test_training_starts_from_a_uniform_choice_with_tanh_units_neither_saturated_nor_idle(kind: dict[str, Any]) -> None:
+    net = network(**kind)  # which seeds torch
     contexts, targets = torch.randint(V, (1000, T)), torch.randint(V, (1000,))
     assert F.cross_entropy(net(contexts), targets).item() == pytest.approx(math.log(V), rel=0.02)
     for h in net.activations(contexts):

@@ -1,4 +1,4 @@
-"""The network of Bengio et al. (2003, section 2) without its direct connections from the input to the output.
+"""The network of Bengio et al. (2003, section 2), on request with its direct connections from the input to the output.
 
 Shapes: B batch, T context, E embedding, H hidden, V vocabulary.
 """
@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-ARCHITECTURE = ("embedding_dim", "hidden_dim", "num_layers")  # with V and T, they fix the shapes of all weights
+from mlp_lm.models.cross_entropy import linear_cross_entropy
+
+# With V and T, they fix the shapes of all weights.
+ARCHITECTURE = ("embedding_dim", "hidden_dim", "num_layers", "direct", "tied")
 
 
 class Dropout(nn.Module):
@@ -51,32 +55,53 @@ class MLP(nn.Module):
         embedding_dim: int,
         hidden_dim: int,
         num_layers: int = 1,
+        direct: bool = False,
+        tied: bool = False,
         dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
     ) -> None:
-        """`dropout`: the share of tanh units that each training step leaves out."""
+        """The network with random weights.
+
+        Args:
+            vocab_size: V.
+            context_size: T.
+            embedding_dim: E.
+            hidden_dim: H; 0 leaves the tanh layers out.
+            num_layers: Number of tanh layers.
+            direct: Whether the output layer sees the embeddings, too: the direct connections of Bengio et al.
+            tied: Whether the embedding table is the weight of the output layer, too, after a projection from H to E
+                (Inan et al. 2017, Press and Wolf 2017).
+            dropout: The share of tanh units that each training step leaves out.
+            embedding_dropout: The share of the numbers in embeddings that each training step leaves out.
+        """
         super().__init__()
         self.embedding_dim, self.hidden_dim, self.num_layers = embedding_dim, hidden_dim, num_layers
+        self.direct, self.tied = direct, tied
+        input_dim = context_size * embedding_dim
         self.embedding = nn.Embedding(vocab_size, embedding_dim)  # (V, E)
-        fan_in = [context_size * embedding_dim] + [hidden_dim] * (num_layers - 1)
+        fan_in = [input_dim] + [hidden_dim] * (num_layers - 1) if hidden_dim else []
         self.hidden = nn.ModuleList(nn.Linear(n, hidden_dim) for n in fan_in)  # (H, T·E), then (H, H)
-        self.output = nn.Linear(hidden_dim, vocab_size)  # (V, H)
-        self.dropout = Dropout(dropout)
+        self.projection = nn.Linear(hidden_dim, embedding_dim, bias=False) if tied else None  # (E, H)
+        output_dim = embedding_dim if tied else hidden_dim + direct * input_dim
+        self.output = nn.Linear(output_dim, vocab_size)  # (V, E), or (V, H + T·E)
+        self._tie()
+        self.dropout, self.embedding_dropout = Dropout(dropout), Dropout(embedding_dropout)
         self.init_weights()
 
+    def _tie(self) -> None:
+        if self.tied:
+            self.output.weight = self.embedding.weight
+
     @classmethod
-    def from_weights(
-        cls,
-        weights: Mapping[str, Tensor],
-        vocab_size: int,
-        context_size: int,
-        embedding_dim: int,
-        hidden_dim: int,
-        num_layers: int = 1,
-    ) -> MLP:
-        """The network that has these `weights`, ready to predict. Raises RuntimeError if they do not fit."""
+    def from_weights(cls, weights: Mapping[str, Tensor], vocab_size: int, context_size: int, **sizes: Any) -> MLP:
+        """The network that has these `weights`, ready to predict; `sizes`: those in `ARCHITECTURE`.
+
+        Raises RuntimeError if the weights do not fit.
+        """
         with torch.device("meta"):  # shapes without numbers
-            network = cls(vocab_size, context_size, embedding_dim, hidden_dim, num_layers)
+            network = cls(vocab_size, context_size, **sizes)
         network.load_state_dict(weights, strict=True, assign=True)
+        network._tie()
         return network.eval()
 
     @torch.no_grad()
@@ -88,7 +113,8 @@ class MLP(nn.Module):
         4 % of the units beyond |tanh| 0.97: the table has variance 1, so the first layer's weights are divided by
         √fan-in; tanh of a standard normal has a standard deviation of 0.628, so later layers' weights make up for
         it (a gain of 1.59, the customary 5/3 within 5 %). Output weights a tenth of that size start the logits
-        near 0, and the loss at ln V: the first steps need not squash a random prediction.
+        near 0, and the loss at ln V: the first steps need not squash a random prediction. Where the table is the
+        output weight, the projection is that small instead.
         """
         nn.init.normal_(self.embedding.weight)
         for i, layer in enumerate(self.hidden):
@@ -96,16 +122,30 @@ class MLP(nn.Module):
             gain = 1.0 if i == 0 else 1 / 0.628
             nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features))
             nn.init.zeros_(layer.bias)
-        nn.init.normal_(self.output.weight, std=0.1 / math.sqrt(self.output.in_features))
+        if self.projection is not None:
+            nn.init.normal_(self.projection.weight, std=0.1 / math.sqrt(self.hidden_dim * self.embedding_dim))
+        else:
+            nn.init.normal_(self.output.weight, std=0.1 / math.sqrt(self.output.in_features))
         nn.init.zeros_(self.output.bias)
+
+    def _features(self, contexts: Tensor) -> Tensor:
+        """What the output layer sees of `contexts` (B, T): (B, H), with T·E embeddings, or projected to (B, E)."""
+        e = self.embedding_dropout(self.embedding(contexts).flatten(1))  # (B, T) -> (B, T, E) -> (B, T·E), a view
+        h = e
+        for layer in self.hidden:
+            h = self.dropout(torch.tanh(layer(h)))  # (B, H)
+        if self.projection is not None:
+            h = self.projection(h)  # (B, H) -> (B, E)
+        return torch.cat([h, e], 1) if self.direct and len(self.hidden) else h
 
     def forward(self, contexts: Tensor) -> Tensor:
         """Logits (B, V) of the token that follows each of the `contexts` (B, T), int64."""
-        h = self.embedding(contexts).flatten(1)  # (B, T) -> (B, T, E) -> (B, T·E), a view
-        for layer in self.hidden:
-            h = self.dropout(torch.tanh(layer(h)))  # (B, H)
-        logits: Tensor = self.output(h)  # (B, V)
+        logits: Tensor = self.output(self._features(contexts))  # (B, V)
         return logits
+
+    def loss(self, contexts: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss (), nats/token, of `targets` (B,) after `contexts` (B, T), both int64."""
+        return linear_cross_entropy(self._features(contexts), self.output.weight, self.output.bias, targets)
 
     def log_probs(self, contexts: Tensor) -> Tensor:
         """Log-probabilities (B, V) of the token that follows each of the `contexts` (B, T), int64."""

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Annotated, Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
@@ -41,9 +40,12 @@ class MLPModule(LightningModule):
         vocab_size: Annotated[int, Range(2)],
         context_size: Annotated[int, Range(1, 1024)],
         embedding_dim: Annotated[int, Range(1, 65_536)] = 32,
-        hidden_dim: Annotated[int, Range(1, 65_536)] = 512,
+        hidden_dim: Annotated[int, Range(0, 65_536)] = 512,
         num_layers: Annotated[int, Range(1, 1000)] = 1,
+        direct: bool = False,
+        tied: bool = False,
         dropout: Annotated[float, Range(0, 1, below=True)] = 0.25,
+        embedding_dropout: Annotated[float, Range(0, 1, below=True)] = 0.0,
         optimizer: Literal["sgd", "adamw"] = "adamw",
         learning_rate: Annotated[float, Range(0, 1e35, above=True)] = 6e-3,
         momentum: Annotated[float, Range(0, 1, below=True)] = 0.0,
@@ -62,9 +64,12 @@ class MLPModule(LightningModule):
             vocab_size: V, tokens including the boundary; comes from the data.
             context_size: T, previous tokens that the network sees; comes from the data.
             embedding_dim: E, width of the embedding table.
-            hidden_dim: H, width of a tanh layer.
+            hidden_dim: H, width of a tanh layer; 0, with direct, leaves the tanh layers out.
             num_layers: Number of tanh layers.
+            direct: Let the output layer see the embeddings too, by the direct connections of Bengio et al. (2003).
+            tied: Use the embedding table as the weight of the output layer too, after a projection from H to E.
             dropout: Fraction of tanh units dropped at each step.
+            embedding_dropout: Fraction of the embeddings' numbers dropped at each step.
             optimizer: sgd as in the lecture, or adamw.
             learning_rate: The highest learning rate.
             momentum: Momentum of sgd.
@@ -86,7 +91,8 @@ class MLPModule(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         check_section("model", self.hparams, MLPModule)
-        self.network = MLP(vocab_size, context_size, embedding_dim, hidden_dim, num_layers, dropout)
+        shape = (embedding_dim, hidden_dim, num_layers, direct, tied)
+        self.network = MLP(vocab_size, context_size, *shape, dropout, embedding_dropout)
         self.dev_loss, self.test_loss = mean_loss(), mean_loss()
         self.automatic_optimization = False  # K steps a call: we run backward and the optimizer ourselves
         self.rates: Sequence[float] | None = None  # of all steps, where a range test takes the schedule's place
@@ -125,7 +131,8 @@ class MLPModule(LightningModule):
         """Choose the kind of step."""
         self._fused = None
         s = self.hparams
-        classic = s["optimizer"] == "sgd" and s["momentum"] == s["dropout"] == 0 and s["num_layers"] == 1
+        extras = ("momentum", "dropout", "embedding_dropout", "direct", "tied")
+        classic = s["optimizer"] == "sgd" and s["num_layers"] == 1 and not any(s[name] for name in extras)
         alone = self.trainer.world_size == 1 and self.trainer.precision in ("32-true", "64-true")
         if s["handwritten_step"] and classic and alone and not torch.is_anomaly_enabled():
             self._fused = FusedSGD(self.network, s["weight_decay"], s["decay_all"])
@@ -155,13 +162,13 @@ class MLPModule(LightningModule):
     def _step(self, optimizer: Optimizer, contexts: Tensor, targets: Tensor, rate: float, step: int) -> Tensor:
         """One step through autograd: contexts (B, T), targets (B,). Returns the mean loss before it."""
         set_learning_rate(optimizer, rate)
-        if self.hparams["dropout"]:
+        if self.hparams["dropout"] or self.hparams["embedding_dropout"]:
             # A function of (seed, step, process), so that a resumed run drops the same units. The generator of this
             # device alone: torch.manual_seed visits those of all kinds, which takes longer than a small step.
             device = contexts.device
             generator = torch.default_generator if device.type == "cpu" else torch.get_device_module(device)
             generator.manual_seed(random.Random(f"{self._dropout_seed}/{step}/{self.global_rank}").getrandbits(32))
-        loss = F.cross_entropy(self.network(contexts), targets)  # (B, T) -> (B, V) -> ()
+        loss = self.network.loss(contexts, targets)
         optimizer.zero_grad()
         self.manual_backward(loss)  # several processes average their gradients
         optimizer.step()
