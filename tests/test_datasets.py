@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from mlp_lm.errors import DataError
-from mlp_lm.text.datasets import DATASETS, RemoteFile, cache_folder, fetch, resolve_path
+from mlp_lm.text.datasets import DATASETS, RemoteFile, brown_text, cache_folder, fetch, resolve_path
 
 CONTENT = b"emma\nolivia\nava\n"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -91,6 +93,21 @@ def test_a_failure_says_what_to_do_and_leaves_no_file(
     assert message.startswith(f"could not fetch {site.url} (") and reason in message
     assert f"put the file at {tmp_path / 'items.txt'}, or name your own copy with --data.path FILE" in message
     assert {path.name for path in tmp_path.iterdir()} <= {"items.txt.lock"}
+
+
+def test_brown_is_a_sentence_a_line_without_tags(site: Site, tmp_path: Path) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr("brown/README", "not a text\n")
+        files.writestr("brown/cb01", "\n\n\tThird/od 1/2/cd ./.\n")
+        files.writestr("brown/ca01", "\n\tThe/at-tl jury/nn\n\n\n\tsaid/vbd ``/``\n")
+    site.content, text = archive.getvalue(), b"The jury\nsaid ``\nThird 1/2 .\n"
+    remote = replace(site.remote, sha256=hashlib.sha256(text).hexdigest(), convert=brown_text)
+    assert fetch(remote, tmp_path).read_bytes() == text
+    site.content = b"no zip file"
+    (tmp_path / "items.txt").unlink()
+    with pytest.raises(DataError, match=r"could not fetch .*not a zip file"):
+        fetch(remote, tmp_path)
 
 
 def test_of_several_that_ask_at_once_one_fetches_and_all_get_the_file(site: Site, tmp_path: Path) -> None:

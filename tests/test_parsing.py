@@ -234,8 +234,8 @@ def test_a_wrong_config_is_one_clear_line(text: str, expected: str, capsys: Capt
 
 
 def test_flags_win_over_a_config_wherever_it_stands(capsys: Capture) -> None:
-    Path("c.yaml").write_text("model:\n  dropout: 5\n  hidden_dim: 0\n")
+    Path("c.yaml").write_text("model:\n  dropout: 5\n  hidden_dim: -1\n")
     flags = ["fit", "--data.path=nowhere.txt", "--model.dropout=2"]
     for args in ([*flags, "--config", "c.yaml"], [*flags, "--config=c.yaml"], [flags[0], "-cc.yaml", *flags[1:]]):
         message = error_of(args, capsys)
-        assert "model.dropout must be at least 0 and below 1 (got 2.0)" in message and "(got 0)" in message
+        assert "model.dropout must be at least 0 and below 1 (got 2.0)" in message and "(got -1)" in message

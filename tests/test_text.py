@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mlp_lm import Sampling, load
 from mlp_lm.cli import main
 from mlp_lm.errors import DataError
 from mlp_lm.models.metrics import evaluate
+from mlp_lm.models.views import nearest
 from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, load_corpus
+from mlp_lm.text.datasets import DATASETS, RemoteFile
 from mlp_lm.text.windows import Windows
 from tests.conftest import LOGGED, Capture, error_of, fit, last, report, state
 
@@ -53,6 +58,16 @@ def test_running_text_is_cut_in_order_and_each_split_is_one_item(tmp_path: Path)
     assert found.train.tolist()[-1] == 0 and found.vocab.show(1) == "↵"
     dropped = corpus(tmp_path / "a.txt", tokens="characters", newlines="drop")
     assert [dropped.items(split) for split in SPLITS] == [["abcdefgh"], [" "], ["i"]]
+
+
+def test_a_dataset_may_be_cut_where_that_is_the_custom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b"a a b b c"
+    (tmp_path / "x.txt").write_bytes(content)
+    known = RemoteFile("http://127.0.0.1:9/", hashlib.sha256(content).hexdigest(), "x.txt", cuts=(3, 4))
+    monkeypatch.setitem(DATASETS, "brown", known)
+    monkeypatch.setenv("MLP_LM_CACHE", str(tmp_path))
+    found = load_corpus(CorpusSettings(path="brown", layout="text", tokens="pretokenized", max_vocab_size=3))
+    assert [found.items(split) for split in SPLITS] == [["a a <unk>"], ["<unk>"], ["<unk>"]]
 
 
 def test_the_windows_of_a_text_cross_line_ends(tmp_path: Path) -> None:
@@ -106,6 +121,37 @@ def test_a_split_that_is_shorter_than_a_window_is_one_line(tmp_path: Path, capsy
     (tmp_path / "a.txt").write_text("a b c a b d a b c a b e")
     args = ["fit", f"--data.path={tmp_path / 'a.txt'}", *TEXT, "--data.context_size=4", f"--run_dir={tmp_path / 'run'}"]
     assert "a.txt: dev has 1 token, fewer than a window of 5" in error_of(args, capsys)
+
+
+def test_inspect_counts_words_and_says_how_many_a_vocabulary_leaves_out(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "a.txt").write_text("x x y z . x x y w\n" + "u y " * 5)
+    files = tmp_path / "a.txt", tmp_path / "found.json"
+    assert main(["inspect", str(files[0]), "--layout=text", "--tokens=words", f"--json={files[1]}"]) == 0
+    out = capsys.readouterr().out
+    assert "20 tokens, 7 distinct\n" in out and "some of the rarest: z, " in out
+    found = json.loads(files[1].read_text())
+    assert found["counts"] == {"y": 7, "u": 5, "x": 4, "\n": 1, ".": 1, "w": 1, "z": 1}
+    assert found["unknown"] == {"1": 0, "2": 0, "4": 0.5, "8": 1}  # dev is `u y`, which train has 3 and 5 times
+
+
+def test_the_nearest_tokens_are_those_of_the_smallest_angle(run: Path, best: Path, capsys: Capture) -> None:
+    model = load(run)
+    assert model.network is not None
+    with torch.no_grad():
+        table = model.network.embedding.weight
+        table.zero_()[:, 0] = 1.0
+        table[1], table[2], table[3] = (torch.tensor(row) for row in ([2.0, 0, 0, 1], [1.0, 0, 0, 0.5], [0, 0, 1.0, 1]))
+    (first, same), (_, less) = nearest(model.network, 1, 2)
+    assert first == 2 and same == pytest.approx(1) and less == pytest.approx(2 / 5**0.5)
+    assert main(["inspect", str(run), "--nearest=ba,be"]) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["ba", "be"]
+    assert "nearest: 'zz' not in the vocabulary of" in error_of(["inspect", str(run), "--nearest=zz"], capsys)
+
+
+def test_scripts_without_blanks_and_prose_get_a_line_of_advice(tmp_path: Path, capfd: Capture) -> None:
+    (tmp_path / "a.txt").write_text("\u4e2d\u6587 \u6587\u5b57\u3002 \u7f55\n" + "\u4e2d\u6587 \u6587\u5b57\n" * 40)
+    fit(tmp_path / "a.txt", tmp_path / "run", *TEXT, "--trainer.enable_progress_bar=false")
+    assert "in a script without blanks between words; --data.tokens characters suits it" in capfd.readouterr().err
 
 
 # -- a network -----------------------------------------------------------------------------------------------------

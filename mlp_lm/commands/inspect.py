@@ -7,19 +7,22 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated
 
+from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.files import check_outputs, write_json
-from mlp_lm.settings import SEED, Range
-from mlp_lm.text.corpus import parse_items, read_text
+from mlp_lm.settings import Range
+from mlp_lm.text.corpus import CorpusSettings, parse_items, read_text
 from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.statistics import (
     PROSE_ADVICE,
+    Frequencies,
     Statistics,
+    frequencies,
     histogram,
     item_windows,
     looks_like_prose,
     statistics,
 )
-from mlp_lm.text.vocab import Vocab, counted
+from mlp_lm.text.vocab import Vocab, counted, shown
 
 BAR_WIDTH = 50
 MAX_CHARACTERS, MAX_ODD = 100, 20  # in the report; --json has all of them
@@ -27,32 +30,78 @@ MAX_CHARACTERS, MAX_ODD = 100, 20  # in the report; --json has all of them
 
 def inspect(
     path: str,
+    /,
+    data: CorpusSettings,
     item: str | None = None,
     context_size: Annotated[int, Range(1, 1024)] = 8,
-    split_seed: Annotated[int, SEED] = 42,
+    nearest: str | None = None,
     json: str | None = None,
 ) -> None:
-    """What is in a corpus: items, lengths, alphabet, odd characters, and what dev and test repeat of train.
+    """What is in a corpus: of items lengths, alphabet, odd characters, and what dev and test repeat of train; of words
+    and running text how often tokens occur. Or what is near in a trained network.
 
     Args:
-        path: Text file with one item a line, or the name of a known dataset.
+        path: Text file or known dataset, or, for --nearest, a checkpoint.
+        data: What its tokens are, as those of fit.
         item: Show only the windows of this item, as a network would see them.
         context_size: Previous tokens in a window, as data.context_size of fit.
-        split_seed: Seed of the shuffle before the split.
+        nearest: Tokens, separated by commas, of whose embeddings to show the ten nearest.
         json: Write all figures to this file.
     """
+    if nearest is not None:
+        print("\n".join(_nearest_lines(path, nearest.split(","))))
+        return
     source = resolve_path(path)
     check_outputs([str(source)], json=(json, ()))
+    if data.layout == "text" or data.tokens != "characters":
+        counted_tokens = frequencies(data)
+        print("\n".join(_frequency_lines(path, counted_tokens)))
+        if json is not None:
+            write_json(json, {"data": vars(data), **asdict(counted_tokens)})
+        return
     text = read_text(source)
     items = parse_items(text, source)
     vocab = Vocab.build(set().union(*map(set, items)))
     windows = [] if item is None else item_windows(item.strip(), vocab, context_size)
-    found = statistics(items, text, split_seed)
+    found = statistics(items, text, data.split_seed)
     print("\n".join(_report(path, found, vocab) if item is None else _window_lines(windows)))
     if looks_like_prose(items):
         print(f"{path}: {PROSE_ADVICE}", file=sys.stderr)
     if json is not None:
-        write_json(json, {"path": path, "split_seed": split_seed, **asdict(found), "windows": windows})
+        write_json(json, {"path": path, "split_seed": data.split_seed, **asdict(found), "windows": windows})
+
+
+def _frequency_lines(path: str, found: Frequencies) -> Iterator[str]:
+    """The lines of a report on words or running text."""
+    yield f"{path}: {counted(found.tokens, 'token')}, {len(found.counts):,} distinct"
+    if found.coverage:
+        yield from ("", "most frequent tokens, and the share of all that they make up")
+        yield from (f"{size:>9,}{share:>9.2%}" for size, share in found.coverage.items())
+    if found.unknown:
+        yield from ("", "data.min_count, and the share of dev that is then outside the vocabulary of train")
+        yield from (f"{least:>9}{share:>9.2%}" for least, share in found.unknown.items())
+    tokens = [*found.counts]
+    yield from ("", "the most frequent")
+    for first in range(0, min(len(tokens), 30), 3):
+        row = tokens[first : first + 3]
+        yield "".join(f" {shown(token)[:14]:>15}{found.counts[token]:>10,}" for token in row)
+    rare = tokens[:: -max(1, len(tokens) // 200)][:10]
+    yield from ("", f"some of the rarest: {', '.join(map(shown, rare))}")
+
+
+def _nearest_lines(path: str, tokens: list[str]) -> Iterator[str]:
+    """For each token a line with the ten nearest."""
+    from mlp_lm.models.checkpoint import load  # here: what is in a text needs no torch
+    from mlp_lm.models.views import nearest
+
+    model = load(path)
+    if model.network is None:
+        raise CheckpointError(f"{path}: counts have no embeddings; expected the checkpoint of a network")
+    if unknown := model.vocab.unknown(tokens):
+        raise SettingsError(f"nearest: {', '.join(map(repr, unknown))} not in the vocabulary of {path}")
+    for token in tokens:
+        found = nearest(model.network, model.vocab.ids[token], 10)
+        yield f"{token}: " + ", ".join(f"{model.vocab.show(i)} {cosine:.2f}" for i, cosine in found)
 
 
 def _report(path: str, found: Statistics, vocab: Vocab) -> Iterator[str]:

@@ -14,7 +14,7 @@ from mlp_lm.figures import curves, networks
 from mlp_lm.files import PICTURES, check_outputs
 from mlp_lm.models import checkpoint
 from mlp_lm.models.language_model import LanguageModel
-from mlp_lm.models.views import SATURATED, activation_shares, next_token_probs
+from mlp_lm.models.views import SATURATED, activation_shares, embedding_table, next_token_probs
 from mlp_lm.parsing import did_you_mean
 from mlp_lm.text.corpus import CorpusSettings, load_corpus
 from mlp_lm.text.windows import Windows, eval_batch_size
@@ -76,8 +76,7 @@ def _chosen(what: str | None) -> list[str]:
 def _embeddings(path: Path, model: LanguageModel) -> Panel:
     if model.network is None:
         raise CheckpointError(f"{path}: counts have no embeddings; expected the checkpoint of a network")
-    table = model.network.embedding.weight.detach().double().numpy()
-    labels = [model.vocab.show(i) for i in range(len(model.vocab))]
+    table, labels = embedding_table(model.network, model.vocab)
     return partial(networks.embedding_map, table=table, labels=labels)
 
 

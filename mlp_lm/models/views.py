@@ -12,9 +12,10 @@ import torch
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.network import MLP
 from mlp_lm.models.sampling import Sampling
-from mlp_lm.text.vocab import BOUNDARY
+from mlp_lm.text.vocab import BOUNDARY, UNKNOWN, Vocab
 from mlp_lm.text.windows import Batch, Windows, eval_batch_size
 
+MAX_WORDS = 300  # of an embedding map: more cover each other
 SATURATED = 0.97  # the |h| beyond which less than 6 % of a gradient passes: tanh' = 1 - h²
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -49,6 +50,22 @@ def next_token_probs(model: LanguageModel, num_items: int, max_tokens: int) -> t
         sums.index_add_(0, rows[shown], probs[:, ids])
         counts += torch.bincount(rows[shown], minlength=len(ids))
     return ids.tolist(), (sums / counts.unsqueeze(1)).numpy()
+
+
+def embedding_table(network: MLP, vocab: Vocab) -> tuple[FloatArray, list[str]]:
+    """What an embedding map shows: embeddings (n, E) and names of all characters, or of the most frequent words."""
+    shown = min(len(vocab), MAX_WORDS) if UNKNOWN in vocab else len(vocab)
+    table = network.embedding.weight[:shown].detach().float().cpu().numpy()
+    return table, [vocab.show(i) for i in range(shown)]
+
+
+def nearest(network: MLP, token_id: int, num: int) -> list[tuple[int, float]]:
+    """The tokens whose embeddings make the smallest angles with that of a token: ids and cosines, the nearest first."""
+    table = torch.nn.functional.normalize(network.embedding.weight.detach(), dim=1)  # (V, E)
+    cosines = table @ table[token_id]
+    cosines[[token_id, BOUNDARY]] = -torch.inf
+    values, ids = cosines.topk(min(num, len(cosines) - 2))
+    return [*zip(ids.tolist(), values.tolist(), strict=True)]
 
 
 @torch.inference_mode()

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from mlp_lm.errors import DataError
 from mlp_lm.settings import COUNT, SEED, Range
-from mlp_lm.text.datasets import DATASETS, resolve_path
+from mlp_lm.text.datasets import DATASETS, RemoteFile, resolve_path
 from mlp_lm.text.tokenizer import Ids, Kind, Tokenizer, choose_words, number_words
 from mlp_lm.text.vocab import BOUNDARY, Vocab
 
@@ -28,7 +29,8 @@ class CorpusSettings:
     """Which text, what its tokens are, and how it is split.
 
     Args:
-        path: UTF-8 text file; or names (bundled) or makemore (the lecture's names.txt, fetched once).
+        path: UTF-8 text file; or names (bundled); or makemore (the lecture's names.txt), shakespeare or brown, each
+            fetched once.
         train_path: File of the train split, together with dev_path and test_path; path is not read then.
         dev_path: File of the dev split.
         test_path: File of the test split.
@@ -114,25 +116,16 @@ def load_corpus(settings: CorpusSettings) -> Corpus:
     Raises DataError: a file is missing, unreadable or too small, or has an item that is too long; or no vocabulary can
     be made of it.
     """
-    s, tokenizer, digest = settings, settings.tokenizer, hashlib.blake2b(digest_size=16)
-    if s.layout == "items":
-        texts = _items_as_texts(s)
-        for text in texts:
-            digest.update(text.encode() + b"\n")
-    else:
-        texts = [tokenizer.normalize(read_text(resolve_path(path))) for path in s.paths]
-        for path, text in zip(s.paths, texts, strict=True):
-            if not text.strip():
-                raise DataError(f"{path}: {'only white space' if text else 'an empty file'}; expected running text")
-            digest.update(text.encode() + b"\0")
+    s, digest = settings, hashlib.blake2b(digest_size=16)
+    texts = _texts(s)
+    for text in texts:
+        digest.update(text.encode() + b"\n")
     if s.tokens == "characters":
         # A closed alphabet: all characters of the corpus, not of train alone.
         vocab = Vocab.build(set().union(*map(set, texts)) - ({"\n"} if s.layout == "items" else set()))
-        streams = [tokenizer.encode(texts.pop(0), vocab) for _ in texts[:]]
-        streams = _split_text(streams, s) if s.layout == "text" else streams
+        streams = _split([s.tokenizer.encode(texts.pop(0), vocab) for _ in texts[:]], s)
     else:
-        distinct, streams = number_words(texts, tokenizer)
-        streams = _split_text(streams, s) if s.layout == "text" else streams
+        distinct, streams = _numbered(texts, s)
         counts = [np.bincount(stream, minlength=len(distinct)) for stream in streams]
         chosen = counts[0] if s.vocab_from == "train" else np.sum(counts, axis=0)
         vocab, ids = choose_words(distinct, chosen, counts[0], s.min_count, s.max_vocab_size)
@@ -140,6 +133,29 @@ def load_corpus(settings: CorpusSettings) -> Corpus:
         digest.update("\n".join([*map(str, map(len, streams)), *vocab.tokens]).encode())
     train, dev, test = streams
     return Corpus(s, vocab, train, dev, test, digest.hexdigest())
+
+
+def count_tokens(settings: CorpusSettings) -> tuple[list[str], list[npt.NDArray[np.int64]]]:
+    """The distinct tokens of a corpus, the boundary first, and how often each occurs in train, dev and test."""
+    distinct, streams = _numbered(_texts(settings), settings)
+    return distinct, [np.bincount(stream, minlength=len(distinct)) for stream in streams]
+
+
+def _numbered(texts: list[str], settings: CorpusSettings) -> tuple[list[str], list[Ids]]:
+    """See `number_words`; the numbers are those of train, dev and test."""
+    distinct, streams = number_words(texts, settings.tokenizer)
+    return distinct, _split(streams, settings)
+
+
+def _texts(settings: CorpusSettings) -> list[str]:
+    """The normalised texts of train, dev and test, of items one a line; or one running text that is yet to be cut."""
+    if settings.layout == "items":
+        return _items_as_texts(settings)
+    texts = [settings.tokenizer.normalize(read_text(resolve_path(path))) for path in settings.paths]
+    for path, text in zip(settings.paths, texts, strict=True):
+        if not text.strip():
+            raise DataError(f"{path}: {'only white space' if text else 'an empty file'}; expected running text")
+    return texts
 
 
 def _items_as_texts(settings: CorpusSettings) -> list[str]:
@@ -154,14 +170,18 @@ def _items_as_texts(settings: CorpusSettings) -> list[str]:
     return ["".join(f"{item}\n" for item in items) for items in splits]
 
 
-def _split_text(streams: list[Ids], settings: CorpusSettings) -> list[Ids]:
-    """Train, dev and test of running text, each ended by the boundary; one text is cut at 80 % and 90 % of its tokens.
+def _split(streams: list[Ids], settings: CorpusSettings) -> list[Ids]:
+    """Train, dev and test as token streams: items as they are; of running text each ended by the boundary, one text cut
+    at 80 % and 90 % of its tokens, or where that is the custom.
 
     Raises DataError if a split would be empty.
     """
+    if settings.layout == "items":
+        return streams
     if len(streams) == 1:
-        n = len(streams[0])
-        streams = np.split(streams[0], [int(0.8 * n), int(0.9 * n)])
+        n, dataset = len(streams[0]), DATASETS.get(settings.path)
+        cuts = dataset.cuts if isinstance(dataset, RemoteFile) else None
+        streams = np.split(streams[0], cuts or [int(0.8 * n), int(0.9 * n)])
     for split, stream in zip(SPLITS, streams, strict=True):
         if not len(stream):
             raise DataError(f"{', '.join(settings.paths)}: no token of {settings.tokens} is left for {split}")

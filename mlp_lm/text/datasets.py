@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import re
 import urllib.request
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -22,8 +26,21 @@ class RemoteFile:
     """A file on the web whose content is known."""
 
     url: str
-    sha256: str
-    file_name: str  # in the cache folder
+    sha256: str  # of the file in the cache folder
+    file_name: str
+    convert: Callable[[bytes], bytes] | None = None  # what is fetched into that file
+    # After how many tokens running text is cut into train, dev and test, if not at 80 % and 90 %.
+    cuts: tuple[int, int] | None = None
+
+
+def brown_text(archive: bytes) -> bytes:
+    """The text of NLTK's zip file of the Brown corpus: a sentence a line, tokens separated by blanks, without tags."""
+    lines = []
+    with zipfile.ZipFile(io.BytesIO(archive)) as files:
+        for name in sorted(name for name in files.namelist() if re.fullmatch(r"brown/c[a-r]\d\d", name)):
+            sentences = map(str.split, files.read(name).decode().splitlines())
+            lines += [" ".join(token.rpartition("/")[0] for token in sentence) for sentence in sentences if sentence]
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 DATASETS: dict[str, Path | RemoteFile] = {
@@ -32,6 +49,18 @@ DATASETS: dict[str, Path | RemoteFile] = {
         url="https://raw.githubusercontent.com/karpathy/makemore/master/names.txt",
         sha256="0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
         file_name="makemore_names.txt",
+    ),
+    "shakespeare": RemoteFile(
+        url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        file_name="tinyshakespeare.txt",
+    ),
+    "brown": RemoteFile(
+        url="https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/corpora/brown.zip",
+        sha256="1c2bc5499dfabffb49758b2d93a78a83b567695ae3abc905bb84bf1ff0dc1587",
+        file_name="brown.txt",
+        convert=brown_text,
+        cuts=(800_000, 1_000_000),  # Bengio et al. (2003, section 4.1)
     ),
 }
 
@@ -68,7 +97,7 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
                 if not target.exists():
                     _download(remote, target)
         found = hashlib.sha256(target.read_bytes()).hexdigest()
-    except (OSError, HTTPException, ValueError) as error:
+    except (OSError, HTTPException, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"could not fetch {remote.url} ({error}); put the file at {target}, {own_copy}") from error
     if found != remote.sha256:
         raise DataError(f"{target}: sha256 {found[:12]}…, expected {remote.sha256[:12]}…; delete the file, {own_copy}")
@@ -78,6 +107,8 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
 def _download(remote: RemoteFile, target: Path) -> None:
     with urllib.request.urlopen(remote.url, timeout=TIMEOUT_SECONDS) as response:
         content = response.read()
+    if remote.convert is not None:
+        content = remote.convert(content)
     if (found := hashlib.sha256(content).hexdigest()) != remote.sha256:
         raise ValueError(f"received sha256 {found[:12]}…, expected {remote.sha256[:12]}…")
     write_atomically(target, lambda file: file.write(content))

@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from mlp_lm.errors import DataError
-from mlp_lm.text.corpus import MIN_ITEMS, Corpus, split_items
-from mlp_lm.text.vocab import Vocab, name_unknown
+from mlp_lm.text.corpus import MIN_ITEMS, Corpus, CorpusSettings, count_tokens, split_items
+from mlp_lm.text.vocab import UNKNOWN, Vocab, name_unknown
 
 ODD_CATEGORIES = {  # Unicode's general categories
     "Cc": "control",
@@ -86,7 +88,7 @@ def advice(corpus: Corpus) -> str | None:
     """A line for a user who may want another layout or other tokens."""
     settings, start = corpus.settings, corpus.train[:100_000]
     if settings.tokens == "words":
-        words = "".join(corpus.vocab.tokens[:10_000])
+        words = "".join(token for token in corpus.vocab.tokens[:10_000] if token != UNKNOWN)
         return NO_BLANKS_ADVICE if len(re.findall(NO_BLANKS, words)) > len(words) / 2 else None
     prose = settings.layout == "items" and looks_like_prose(settings.tokenizer.decode(start, corpus.vocab))
     return PROSE_ADVICE if prose else None
@@ -142,3 +144,33 @@ def item_windows(item: str, vocab: Vocab, context_size: int) -> list[tuple[list[
         raise DataError(f"item: {item!r} has the {name_unknown(unknown)}; the corpus has {vocab.describe()}")
     windows = vocab.windows(tokens, context_size)
     return [([vocab.show(i) for i in context], vocab.show(target)) for context, target in windows]
+
+
+# -- words and running text --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Frequencies:
+    """How often the tokens of a corpus occur."""
+
+    tokens: int  # all of them, boundaries not counted
+    counts: dict[str, int]  # of the distinct ones, the most frequent first
+    coverage: dict[int, float]  # of words, by V: the share of all tokens that the V most frequent ones make up
+    unknown: dict[int, float]  # of words, by data.min_count: the share of dev outside the vocabulary of train
+
+
+def frequencies(settings: CorpusSettings) -> Frequencies:
+    """Count the tokens of a corpus. Raises DataError as `load_corpus` does."""
+    distinct, (train, dev, test) = count_tokens(settings)
+    total = train + dev + test
+    order = sorted(range(1, len(distinct)), key=lambda i: (-total[i], distinct[i]))
+    covered = np.cumsum(total[order]) / total[order].sum()
+    of_words = settings.tokens != "characters"
+    sizes = [size for size in (100, 1000, 5000, 10_000, 20_000, 50_000) if of_words and size < len(order)]
+    bounds = (1, 2, 4, 8) if of_words else ()
+    return Frequencies(
+        tokens=int(total[1:].sum()),
+        counts={distinct[i]: int(total[i]) for i in order},
+        coverage={size: float(covered[size - 1]) for size in sizes},
+        unknown={least: float(dev[1:][train[1:] < least].sum() / dev[1:].sum()) for least in bounds},
+    )

@@ -20,6 +20,14 @@ def lines_printable(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def shown(token: str) -> str:
+    """A visible name of a token: of the boundary `.`, of a literal dot `'.'`, of the end of a line `↵`, of other white
+    space its escape."""
+    if token in ("", "\n"):
+        return "." if token == "" else "↵"
+    return token if token.isprintable() and token.strip() and token != "." else repr(token)
+
+
 def counted(number: int, noun: str) -> str:
     """`1 item`, `2,000 items`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
@@ -74,12 +82,8 @@ class Vocab:
         return [self.tokens[i] for i in ids]
 
     def show(self, token_id: int) -> str:
-        """A visible name of one token: the boundary as `.`, a literal dot as `'.'`, the end of a line as `↵`, other
-        white space by its escape."""
-        token = self.tokens[token_id]
-        if token in ("", "\n"):
-            return "." if token == "" else "↵"
-        return token if token.isprintable() and token.strip() and token != "." else repr(token)
+        """A visible name of one token; see `shown`."""
+        return shown(self.tokens[token_id])
 
     def describe(self) -> str:
         """All tokens but the boundary on one line, cut after a hundred."""

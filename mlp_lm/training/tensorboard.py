@@ -16,7 +16,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.sampling import Sampling
-from mlp_lm.models.views import SATURATED
+from mlp_lm.models.views import SATURATED, embedding_table
 from mlp_lm.training.callbacks import Checkpoints
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
@@ -92,9 +92,7 @@ class TensorBoardExtras(Callback):
         writer, data, module = _parts(trainer, pl_module)
         if step < trainer.max_steps:  # EarlyStopping or max_time
             _write_end(writer, self.checkpoints.best_dev_loss, step)
-        table = module.network.embedding.weight.detach().float().cpu().numpy()  # (V, E)
-        vocab = data.corpus.vocab
-        labels = [vocab.show(i) for i in range(len(vocab))]
+        table, labels = embedding_table(module.network, data.corpus.vocab)
         writer.add_figure("embedding map", networks.draw_embeddings(table, labels), step, close=False)
         writer.add_embedding(table, labels, tag="embedding", global_step=step)
 
