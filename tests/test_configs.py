@@ -77,6 +77,7 @@ def test_every_command_of_the_readme_runs(
     monkeypatch.chdir(tmp_path)
     Path("configs").symlink_to(ROOT / "configs")
     Path("mine.txt").write_bytes(corpus_file.read_bytes())
+    Path("book.txt").write_text("Once upon a time the king met the queen.\n" + "The king said so to the queen.\n" * 50)
     commands = readme_commands()
     assert {args[0].replace("_", "-") for args in commands} == COMMANDS.keys()
     for args in commands:
