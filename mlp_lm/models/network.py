@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mlp_lm.models.cross_entropy import linear_cross_entropy
 
 # With V and T, they fix the shapes of all weights.
+TIED_STD = 0.05  # of the numbers in a table that is the output weight, too
 ARCHITECTURE = ("embedding_dim", "hidden_dim", "num_layers", "direct", "tied")
 
 
@@ -113,17 +114,23 @@ class MLP(nn.Module):
         4 % of the units beyond |tanh| 0.97: the table has variance 1, so the first layer's weights are divided by
         √fan-in; tanh of a standard normal has a standard deviation of 0.628, so later layers' weights make up for
         it (a gain of 1.59, the customary 5/3 within 5 %). Output weights a tenth of that size start the logits
-        near 0, and the loss at ln V: the first steps need not squash a random prediction. Where the table is the
-        output weight, the projection is that small instead.
+        near 0, and the loss at ln V: the first steps need not squash a random prediction.
+
+        Where the table is the output weight too, it starts smaller, with a larger first layer to make up for it, as
+        an optimizer whose steps have one size would else take long to turn it (on Brown, dev after 400 steps: 6.54
+        with a standard deviation of 1, 6.30 with 0.2, 6.18 with 0.05), and the projection keeps the logits near 0.
         """
-        nn.init.normal_(self.embedding.weight)
+        table_std = TIED_STD if self.tied else 1.0
+        nn.init.normal_(self.embedding.weight, std=table_std)
         for i, layer in enumerate(self.hidden):
             assert isinstance(layer, nn.Linear)
-            gain = 1.0 if i == 0 else 1 / 0.628
+            gain = 1 / table_std if i == 0 else 1 / 0.628
             nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features))
             nn.init.zeros_(layer.bias)
         if self.projection is not None:
-            nn.init.normal_(self.projection.weight, std=0.1 / math.sqrt(self.hidden_dim * self.embedding_dim))
+            nn.init.normal_(
+                self.projection.weight, std=0.1 / table_std / math.sqrt(self.hidden_dim * self.embedding_dim)
+            )
         else:
             nn.init.normal_(self.output.weight, std=0.1 / math.sqrt(self.output.in_features))
         nn.init.zeros_(self.output.bias)
