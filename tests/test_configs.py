@@ -25,18 +25,22 @@ LONGER = ["--trainer.max_steps=5", "--model.lr_decay_steps=5"]  # of a run that 
 QUICK = ["--steps=200", "--data.batch_size=64", "--model.hidden_dim=32"]  # of a range test
 
 
+BOOK = b"Once upon a time the king met the queen .\n" + b"The king said so to the queen .\n" * 50
+
+
 @pytest.fixture
-def makemore(corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache folder that holds the small corpus as the dataset makemore."""
-    known = RemoteFile("http://127.0.0.1:9/", hashlib.sha256(corpus_file.read_bytes()).hexdigest(), "m.txt")
+def small_datasets(corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache folder that holds small texts as the datasets that are else fetched."""
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "m.txt").write_bytes(corpus_file.read_bytes())
-    monkeypatch.setitem(DATASETS, "makemore", known)
+    for name, content in (("makemore", corpus_file.read_bytes()), ("brown", BOOK), ("shakespeare", BOOK)):
+        known = RemoteFile("http://127.0.0.1:9/", hashlib.sha256(content).hexdigest(), f"{name}.txt")
+        (tmp_path / "cache" / known.file_name).write_bytes(content)
+        monkeypatch.setitem(DATASETS, name, known)
     monkeypatch.setenv("MLP_LM_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-@pytest.mark.usefixtures("makemore")
+@pytest.mark.usefixtures("small_datasets")
 def test_every_shipped_config_runs(config: Path, tmp_path: Path) -> None:
     assert main(["fit", "--config", str(config), "--run_dir", str(tmp_path / "run"), *SHORT]) == 0
     assert json.loads((tmp_path / "run" / "report.json").read_text())["steps"] == 3
@@ -64,7 +68,7 @@ def readme_commands() -> list[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("makemore")
+@pytest.mark.usefixtures("small_datasets")
 def test_every_command_of_the_readme_runs(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -77,7 +81,7 @@ def test_every_command_of_the_readme_runs(
     monkeypatch.chdir(tmp_path)
     Path("configs").symlink_to(ROOT / "configs")
     Path("mine.txt").write_bytes(corpus_file.read_bytes())
-    Path("book.txt").write_text("Once upon a time the king met the queen.\n" + "The king said so to the queen.\n" * 50)
+    Path("book.txt").write_bytes(BOOK)
     commands = readme_commands()
     assert {args[0].replace("_", "-") for args in commands} == COMMANDS.keys()
     for args in commands:

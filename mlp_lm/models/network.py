@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from mlp_lm.models.cross_entropy import linear_cross_entropy
 
 # With V and T, they fix the shapes of all weights.
-TIED_STD = 0.05  # of the numbers in a table that is the output weight, too
 ARCHITECTURE = ("embedding_dim", "hidden_dim", "num_layers", "direct", "tied")
+TIED_STD = 0.05  # of the numbers in a table that is the output weight, too
 
 
 class Dropout(nn.Module):
