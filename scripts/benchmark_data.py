@@ -3,9 +3,10 @@
     python scripts/benchmark_data.py [--path names.txt] [--megabytes 100]
 
 First: vocabulary, splits and windows of one file (the bundled names unless told) against the lecture's loops, in
-turn, medians of --repeats. Then the same for a generated file of --megabytes with items of mean length 7, unique
-items and context 8, in a process of its own: seconds, and the peak of its memory above that of a process that has
-only imported what is needed, in bytes a token.
+turn, medians of --repeats. Then the same at context 8 for generated files of --megabytes, each in a process of its
+own: items of mean length 7, made unique; running text of characters; and running text of words, 100,000 different ones
+by Zipf's law. Seconds, and the peak of memory above that of a process that has only imported what is needed, in bytes a
+token.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +31,16 @@ from mlp_lm.text.corpus import SPLITS, CorpusSettings, load_corpus
 from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.windows import Windows
 
+BIG: dict[str, dict[str, Any]] = {
+    "items, unique": {},
+    "running text, characters": {"layout": "text"},
+    "running text, words": {"layout": "text", "tokens": "words"},
+}
 
-def ours(path: str, unique: bool, context_size: int) -> list[int]:
+
+def ours(path: str, context_size: int, **settings: Any) -> list[int]:
     """Numbers of windows of the three splits."""
-    corpus = load_corpus(CorpusSettings(path=path, unique=unique))
+    corpus = load_corpus(CorpusSettings(path=path, **settings))
     return [len(Windows(getattr(corpus, split), context_size)) for split in SPLITS]
 
 
@@ -65,7 +73,7 @@ def seconds(call: Callable[[], list[int]]) -> tuple[float, list[int]]:
 def compare(path: str, repeats: int) -> None:
     times: dict[str, list[float]] = {"ours": [], "lecture": []}
     for _ in range(repeats):
-        elapsed, our_counts = seconds(lambda: ours(path, unique=False, context_size=3))
+        elapsed, our_counts = seconds(lambda: ours(path, 3, unique=False))
         times["ours"].append(elapsed)
         elapsed, their_counts = seconds(lambda: lecture(path, context_size=3))
         times["lecture"].append(elapsed)
@@ -88,11 +96,23 @@ def write_items(path: Path, megabytes: float) -> None:
             file.write(block.tobytes())
 
 
-def measure_alone(path: str) -> None:
+def write_words(path: Path, megabytes: float) -> None:
+    """A file of sentences of ten words, each with a full stop."""
+    rng = np.random.default_rng(1)
+    letters = np.array([*"aaabcdeeeefghiiijklmnnoooprstuvwxyz"])
+    words = np.array(["".join(rng.choice(letters, max(2, length))) for length in rng.poisson(5, 100_000)])
+    weights = 1 / np.arange(1, len(words) + 1)
+    with path.open("w") as file:
+        while file.tell() < megabytes * 1e6:
+            sentences = rng.choice(words, (20_000, 10), p=weights / weights.sum())
+            file.write("".join(f"{' '.join(sentence)}.\n" for sentence in sentences))
+
+
+def measure_alone(path: str, kind: str) -> None:
     """Read one big file and print seconds, tokens and peak memory above the bare process, as JSON."""
     Windows(np.array([1, 0], np.uint8), 8)[:]  # whatever is loaded on first use
     bare = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    elapsed, counts = seconds(lambda: ours(path, unique=True, context_size=8))
+    elapsed, counts = seconds(lambda: ours(path, 8, **BIG[kind]))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({"seconds": elapsed, "tokens": sum(counts), "bytes": (peak - bare) * 1024}))
 
@@ -100,21 +120,21 @@ def measure_alone(path: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", default=str(resolve_path("names")), help="file to compare on")
-    parser.add_argument("--megabytes", type=float, default=100, help="size of the generated file; 0 leaves it out")
+    parser.add_argument("--megabytes", type=float, default=100, help="size of each generated file; 0 leaves them out")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.alone:
-        measure_alone(args.alone)
+        measure_alone(*args.alone)
         return
     compare(args.path, args.repeats)
-    if args.megabytes:
+    for kind in BIG if args.megabytes else ():
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "items.txt"
-            write_items(path, args.megabytes)
-            command = [sys.executable, __file__, "--alone", str(path)]
+            path = Path(folder) / "text.txt"
+            (write_words if kind.endswith("words") else write_items)(path, args.megabytes)
+            command = [sys.executable, __file__, "--alone", str(path), kind]
             result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(f"{args.megabytes:g} MB, unique, context 8: {result['tokens']:,} tokens (after dropping repeats)")
+        print(f"{args.megabytes:g} MB, {kind}, context 8: {result['tokens']:,} tokens")
         print(f"  {result['seconds']:.1f} s, {result['bytes'] / result['tokens']:.1f} bytes a token at the peak")
 
 

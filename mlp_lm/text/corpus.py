@@ -167,7 +167,11 @@ def _items_as_texts(settings: CorpusSettings) -> list[str]:
         items = parse_items(s.tokenizer.normalize(read_text(file)), file, s.max_item_length)
         parts.append(list(dict.fromkeys(items)) if s.unique else items)
     splits = parts if len(parts) > 1 else split_items(parts[0], s.split_seed, s.path)
-    return ["".join(f"{item}\n" for item in items) for items in splits]
+    texts = []
+    for items in splits:
+        texts.append("\n".join(items) + "\n")
+        items.clear()  # a large corpus should be in memory only once
+    return texts
 
 
 def _split(streams: list[Ids], settings: CorpusSettings) -> list[Ids]:
