@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import random
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mlp_lm.errors import DataError
 from mlp_lm.settings import COUNT, SEED, Range
 from mlp_lm.text.datasets import DATASETS, RemoteFile, resolve_path
-from mlp_lm.text.tokenizer import Ids, Kind, Tokenizer, choose_words, number_words
+from mlp_lm.text.tokenizer import BLOCK, Ids, Kind, Tokenizer, choose_words, count_numbers, look_up, number_words
 from mlp_lm.text.vocab import BOUNDARY, Vocab
 
 SPLITS = ("train", "dev", "test")
@@ -116,35 +116,41 @@ def load_corpus(settings: CorpusSettings) -> Corpus:
     Raises DataError: a file is missing, unreadable or too small, or has an item that is too long; or no vocabulary can
     be made of it.
     """
-    s, digest = settings, hashlib.blake2b(digest_size=16)
+    s = settings
     texts = _texts(s)
-    for text in texts:
-        digest.update(text.encode() + b"\n")
+    digest = _digest(texts)
     if s.tokens == "characters":
         # A closed alphabet: all characters of the corpus, not of train alone.
         vocab = Vocab.build(set().union(*map(set, texts)) - ({"\n"} if s.layout == "items" else set()))
-        streams = _split([s.tokenizer.encode(texts.pop(0), vocab) for _ in texts[:]], s)
+        streams = _cut([s.tokenizer.encode(texts.pop(0), vocab) for _ in texts[:]], s)
     else:
-        distinct, streams = _numbered(texts, s)
-        counts = [np.bincount(stream, minlength=len(distinct)) for stream in streams]
+        distinct, numbers = number_words(texts, s.tokenizer)
+        numbers = _cut(numbers, s)
+        counts = [count_numbers(part, len(distinct)) for part in numbers]
         chosen = counts[0] if s.vocab_from == "train" else np.sum(counts, axis=0)
         vocab, ids = choose_words(distinct, chosen, counts[0], s.min_count, s.max_vocab_size)
-        streams = [ids[stream] for stream in streams]
+        streams = [look_up(ids, part) for part in numbers]
+    if s.layout == "text":  # one long item
+        streams = [np.append(stream, stream.dtype.type(BOUNDARY)) for stream in streams]
+    if s.tokens != "characters":
         digest.update("\n".join([*map(str, map(len, streams)), *vocab.tokens]).encode())
     train, dev, test = streams
     return Corpus(s, vocab, train, dev, test, digest.hexdigest())
 
 
+def _digest(texts: Sequence[str]) -> hashlib.blake2b:
+    digest = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        for start in range(0, len(text), BLOCK):
+            digest.update(text[start : start + BLOCK].encode())
+        digest.update(b"\n")
+    return digest
+
+
 def count_tokens(settings: CorpusSettings) -> tuple[list[str], list[npt.NDArray[np.int64]]]:
     """The distinct tokens of a corpus, the boundary first, and how often each occurs in train, dev and test."""
-    distinct, streams = _numbered(_texts(settings), settings)
-    return distinct, [np.bincount(stream, minlength=len(distinct)) for stream in streams]
-
-
-def _numbered(texts: list[str], settings: CorpusSettings) -> tuple[list[str], list[Ids]]:
-    """See `number_words`; the numbers are those of train, dev and test."""
-    distinct, streams = number_words(texts, settings.tokenizer)
-    return distinct, _split(streams, settings)
+    distinct, numbers = number_words(_texts(settings), settings.tokenizer)
+    return distinct, [count_numbers(part, len(distinct)) for part in _cut(numbers, settings)]
 
 
 def _texts(settings: CorpusSettings) -> list[str]:
@@ -174,14 +180,9 @@ def _items_as_texts(settings: CorpusSettings) -> list[str]:
     return texts
 
 
-def _split(streams: list[Ids], settings: CorpusSettings) -> list[Ids]:
-    """Train, dev and test as token streams: items as they are; of running text each ended by the boundary, one text cut
-    at 80 % and 90 % of its tokens, or where that is the custom.
-
-    Raises DataError if a split would be empty.
-    """
-    if settings.layout == "items":
-        return streams
+def _cut(streams: list[Ids], settings: CorpusSettings) -> list[Ids]:
+    """The tokens of train, dev and test; one running text is cut at 80 % and 90 % of its tokens, or where that is the
+    custom. Raises DataError if a split would be empty."""
     if len(streams) == 1:
         n, dataset = len(streams[0]), DATASETS.get(settings.path)
         cuts = dataset.cuts if isinstance(dataset, RemoteFile) else None
@@ -189,7 +190,7 @@ def _split(streams: list[Ids], settings: CorpusSettings) -> list[Ids]:
     for split, stream in zip(SPLITS, streams, strict=True):
         if not len(stream):
             raise DataError(f"{', '.join(settings.paths)}: no token of {settings.tokens} is left for {split}")
-    return [np.append(stream, stream.dtype.type(BOUNDARY)) for stream in streams]
+    return streams
 
 
 def read_items(path: Path, max_item_length: int | None = None) -> list[str]:

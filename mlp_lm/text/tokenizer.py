@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -133,18 +134,33 @@ class _Numbers(dict[str, int]):
         return number
 
 
-def number_words(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[list[str], list[Ids]]:
+def number_words(texts: list[str], tokenizer: Tokenizer) -> tuple[list[str], list[Ids]]:
     """The distinct tokens of normalised texts in order of appearance, the boundary first, and each text as their
-    numbers, int32."""
+    numbers, int32. Empties `texts`: what is not needed any more should not be in memory."""
     numbers = _Numbers({"\n" if tokenizer.lines == "items" else "": BOUNDARY})
     streams: list[Ids] = []
-    for text in texts:
-        parts: list[Ids] = [np.zeros(0, np.int32)]
-        for block in _blocks(text):
-            tokens = tokenizer._split(block)
-            parts.append(np.fromiter(map(numbers.__getitem__, tokens), np.int32, len(tokens)))
-        streams.append(np.concatenate(parts))
+    while texts:
+        found = array("i")  # grows in place
+        for block in _blocks(texts.pop(0)):
+            found.extend(map(numbers.__getitem__, tokenizer._split(block)))
+        streams.append(np.frombuffer(found, np.int32))
     return ["", *list(numbers)[1:]], streams
+
+
+def count_numbers(numbers: Ids, size: int) -> npt.NDArray[np.int64]:
+    """How often each number below `size` occurs."""
+    counts = np.zeros(size, np.int64)
+    for start in range(0, len(numbers), BLOCK):  # of which numpy makes int64
+        counts += np.bincount(numbers[start : start + BLOCK], minlength=size)
+    return counts
+
+
+def look_up(table: Ids, numbers: Ids) -> Ids:
+    """The entry of `table` for each of the `numbers`."""
+    found = np.empty(len(numbers), table.dtype)
+    for start in range(0, len(numbers), BLOCK):
+        found[start : start + BLOCK] = table[numbers[start : start + BLOCK]]
+    return found
 
 
 def choose_words(
