@@ -38,7 +38,7 @@ First steps:
 SPIN_COUNT = "30000"
 LESS_MEMORY = (
     "use a smaller data.batch_size, model.hidden_dim or model.embedding_dim, a text with fewer distinct "
-    "characters, for sample a smaller --num or --max_length"
+    "characters or data.max_vocab_size, for sample a smaller --num or --max_length, for mix a smaller --cache"
 )
 
 

@@ -103,10 +103,12 @@ FIXED_ON_RESUME = FIXED_BY_WEIGHTS | {
     "seed_everything": "the order of its examples follows from it",
     "data.batch_size": "its position in the data depends on the batch size",
     **dict.fromkeys(
-        ("data.layout", "data.tokens", "data.newlines", "data.lowercase", "data.min_count", "data.max_vocab_size"),
+        (
+            *("data.layout", "data.tokens", "data.newlines", "data.lowercase"),
+            *("data.min_count", "data.max_vocab_size", "data.vocab_from"),
+        ),
         "its tokens follow from it",
     ),
-    "data.vocab_from": "its tokens follow from it",
     "data.unique": "its split follows from it",
     "data.split_seed": "its split follows from it",
     "model.optimizer": "its optimizer has a state",
@@ -140,14 +142,20 @@ def conflicts(settings: Settings) -> Iterator[str]:
         yield f"{', '.join(missing)}: missing, expected all of {', '.join(paths)} or none of them"
     if settings.get("data.train_path") is not None and settings.get("data.path", "names") != "names":
         yield "data.path: found beside data.train_path, expected one file to split or three that are split"
-    if settings.get("data.max_vocab_size") is not None and settings.get("data.tokens", "characters") == "characters":
-        yield "data.max_vocab_size: applies only to words; characters are few"
+    if settings.get("data.tokens", "characters") == "characters":
+        for name, default in (("max_vocab_size", None), ("min_count", 2), ("vocab_from", "train")):
+            if (value := settings.get(f"data.{name}", default)) != default:
+                yield f"data.{name}: applies only to words (got {value!r}); of characters, all are in the vocabulary"
+    if settings.get("data.layout", "items") == "items" and settings.get("data.newlines", "keep") == "drop":
+        yield "data.newlines: applies only to data.layout text; of items, each has a line of its own"
     if settings.get("model.momentum") and settings.get("model.optimizer", "sgd") != "sgd":
         yield f"model.momentum: applies only to model.optimizer sgd (got {settings['model.momentum']!r})"
     if settings.get("model.tied") and settings.get("model.direct"):
         yield "model.direct: does not go with model.tied, whose output layer sees E numbers; choose one"
     if settings.get("model.hidden_dim") == 0 and not settings.get("model.direct"):
         yield "model.hidden_dim: found 0, which needs --model.direct true"
+    if settings.get("model.hidden_dim") == 0 and settings.get("model.num_layers", 1) > 1:
+        yield f"model.num_layers: found {settings['model.num_layers']}, but model.hidden_dim 0 leaves no tanh layer"
     horizon, max_steps = settings.get("model.lr_decay_steps"), settings.get("trainer.max_steps")
     ends_at_zero = settings.get("model.lr_schedule") == "cosine" and settings.get("model.lr_end_factor") == 0
     if ends_at_zero and horizon is not None and max_steps is not None and max_steps > horizon:

@@ -44,6 +44,8 @@ def test_the_weights_are_those_of_the_highest_likelihood() -> None:
 
     best = max(range(1001), key=lambda i: likelihood(i / 1000)) / 1000
     assert weights[0].item() == pytest.approx(best, abs=1e-3)
+    impossible = torch.cat([probs, torch.zeros(3, 5, dtype=torch.float64)], dim=1)
+    torch.testing.assert_close(best_weights(impossible), weights)
 
 
 def test_a_cache_counts_the_last_tokens_but_no_boundaries() -> None:
@@ -107,5 +109,6 @@ def test_what_does_not_go_together_is_refused(best: Path, counts: Path, tmp_path
         ([saved, counts], f"{saved}: a mixture already; name its parts"),
         ([best, counts, f"--save={counts}"], "is an input, too"),
         ([best, counts, "--path=names"], "has other characters"),
+        ([best, counts, best.parent / "best.ckpt"], "files: found one twice"),
     ):
         assert expected in error_of(["mix", *map(str, args)], capsys)

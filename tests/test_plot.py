@@ -141,7 +141,7 @@ def test_a_count_model_has_a_next_token_map_alone_and_a_mixture_embeddings_too(
         ("{folder}", "a folder without checkpoints/best.ckpt"),
         ("{counts} --what=embeddings", "counts have no embeddings; expected the checkpoint of a network"),
         ("{counts} --what=loss", "counts have no loss curves"),
-        ("{counts} --what=activations", "a file of counts; expected the checkpoint of a network"),
+        ("{counts} --what=activations", "a file of counts or a mixture; expected the checkpoint of a network"),
     ],
 )
 def test_bad_input(args: str, expected: str, best: Path, counts: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -90,9 +90,7 @@ def test_batches_are_no_larger_than_requested_and_finished_items_are_computed_no
     assert sum(sizes) == sum(len(ids) + 1 for ids, _ in items)  # each token and each end is drawn once
 
 
-@pytest.mark.parametrize(
-    ("probs", "message"), [((0.0, 0.0), "no token can follow this prompt"), ((math.nan, 0.5), "are NaN")]
-)
+@pytest.mark.parametrize(("probs", "message"), [((0.0, 0.0), "no token can follow"), ((math.nan, 0.5), "are NaN")])
 def test_probabilities_that_cannot_be_drawn_from_are_an_error(probs: tuple[float, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
         draw(independent(*probs), 1)

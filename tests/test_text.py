@@ -66,8 +66,10 @@ def test_a_dataset_may_be_cut_where_that_is_the_custom(tmp_path: Path, monkeypat
     known = RemoteFile("http://127.0.0.1:9/", hashlib.sha256(content).hexdigest(), "x.txt", cuts=(3, 4))
     monkeypatch.setitem(DATASETS, "brown", known)
     monkeypatch.setenv("MLP_LM_CACHE", str(tmp_path))
-    found = load_corpus(CorpusSettings(path="brown", layout="text", tokens="pretokenized", max_vocab_size=3))
+    settings: dict[str, Any] = {"path": "brown", "layout": "text", "newlines": "drop"}
+    found = load_corpus(CorpusSettings(**settings, tokens="pretokenized", max_vocab_size=3))
     assert [found.items(split) for split in SPLITS] == [["a a <unk>"], ["<unk>"], ["<unk>"]]
+    assert load_corpus(CorpusSettings(**settings)).items("train") == ["a a b b"]  # 80 % of the characters
 
 
 def test_the_windows_of_a_text_cross_line_ends(tmp_path: Path) -> None:
@@ -152,6 +154,57 @@ def test_scripts_without_blanks_and_prose_get_a_line_of_advice(tmp_path: Path, c
     (tmp_path / "a.txt").write_text("\u4e2d\u6587 \u6587\u5b57\u3002 \u7f55\n" + "\u4e2d\u6587 \u6587\u5b57\n" * 40)
     fit(tmp_path / "a.txt", tmp_path / "run", *TEXT, "--trainer.enable_progress_bar=false")
     assert "in a script without blanks between words; --data.tokens characters suits it" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ("fit --data.min_count=3", "data.min_count: applies only to words (got 3)"),
+        ("fit --data.vocab_from=all", "data.vocab_from: applies only to words"),
+        ("fit --data.newlines=drop", "data.newlines: applies only to data.layout text"),
+        ("fit --model.hidden_dim=0", "model.hidden_dim: found 0, which needs --model.direct true"),
+        ("fit --model.tied=true --model.direct=true", "model.direct: does not go with model.tied"),
+        ("fit --model.hidden_dim=0 --model.direct=true --model.num_layers=2", "hidden_dim 0 leaves no tanh layer"),
+        ("inspect names --max_vocab_size=9", "data.max_vocab_size: applies only to words"),
+        ("inspect names --tokens=words --item=emma", "item: shows windows of characters in items"),
+    ],
+)
+def test_settings_that_do_not_go_together(args: str, expected: str, capsys: Capture) -> None:
+    assert expected in error_of(args.split(), capsys)
+
+
+@pytest.mark.parametrize("tokens", ["characters", "words"])
+@pytest.mark.parametrize("newlines", ["keep", "drop"])
+def test_the_lines_of_dev_score_as_its_windows_do(tokens: str, newlines: str, tmp_path: Path) -> None:
+    lines = [f"{w} w{i % 3} rare{i}" for i, w in enumerate(["a", "b", "b", "a", "a"] * 20)]
+    for split, part in (("train", lines[:80]), ("dev", lines[80:]), ("test", lines[80:])):
+        (tmp_path / f"{split}.txt").write_text("\n".join(part) + "\n")
+    files = {f"{split}_path": str(tmp_path / f"{split}.txt") for split in SPLITS}
+    settings: dict[str, Any] = {"layout": "text", "tokens": tokens, "newlines": newlines, **files}
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    assert main(["ngram", *flags, "--orders=2", f"--save={tmp_path / 'counts.npz'}"]) == 0
+    model = load(tmp_path / "counts.npz")
+    scores = model.score_text(lines[80:])
+    contexts, targets = Windows(load_corpus(CorpusSettings(**settings)).dev, 1)[:-1]  # all but the boundary
+    assert sum(score.tokens for score in scores) == len(targets)
+    expected = model.nats(contexts, targets).sum().item()
+    assert -sum(score.log_prob for score in scores) == pytest.approx(expected)
+
+
+def test_a_text_without_tokens_is_one_line(tmp_path: Path, run: Path, capsys: Capture) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    assert "empty.txt: found no token; expected text" in error_of(
+        ["score", str(run), str(tmp_path / "empty.txt")], capsys
+    )
+
+
+def test_items_of_words_are_known_although_some_words_are_not(tmp_path: Path, capsys: Capture) -> None:
+    lines = [f"the {'cat' if i % 2 else 'dog'} saw no{i}." for i in range(30)]
+    (tmp_path / "items.txt").write_text("\n".join(lines))
+    saved = tmp_path / "counts.npz"
+    assert main(["ngram", str(tmp_path / "items.txt"), "--tokens=words", "--orders=2", f"--save={saved}"]) == 0
+    assert main(["score", str(saved), f"--item={lines[0]}", "--item=the sun."]) == 0
+    assert "1 of them is in the training set" in capsys.readouterr().err
 
 
 # -- a network -----------------------------------------------------------------------------------------------------

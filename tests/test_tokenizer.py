@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlp_lm.errors import DataError
-from mlp_lm.text.tokenizer import Ids, Kind, Lines, Tokenizer, choose_words, number_words
+from mlp_lm.text.tokenizer import Ids, Kind, LineEnds, Tokenizer, choose_words, number_words
 from mlp_lm.text.vocab import Vocab
 
 WORDS = Tokenizer("words", "keep")
@@ -58,17 +58,19 @@ def test_pretokenized_text_is_split_and_joined_at_white_space() -> None:
         ("pretokenized", "drop", ["A", "b"]),
     ],
 )
-def test_the_end_of_a_line_is_a_token_or_white_space(tokens: Kind, lines: Lines, expected: list[str]) -> None:
+def test_the_end_of_a_line_is_a_token_or_white_space(tokens: Kind, lines: LineEnds, expected: list[str]) -> None:
     assert Tokenizer(tokens, lines).split("A\nb") == expected
     assert Tokenizer(tokens, lines, lowercase=True).split("A\nb") == ["a", *expected[1:]]
 
 
-def test_unknown_words_are_encoded_as_unk_wherever_a_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_are_numbered_as_they_come_wherever_a_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     vocab = Vocab(["", "the", "<unk>", "\n", "end"])
     for block in (1, 3, 100):
         monkeypatch.setattr("mlp_lm.text.tokenizer.BLOCK", block)
-        assert WORDS.encode("the odd\nthe end", vocab).tolist() == [1, 2, 3, 1, 4]
-        assert Tokenizer("words").encode("the end\nodd\n", vocab).tolist() == [1, 4, 0, 2, 0]  # two items
+        tokens, (numbers,) = number_words(["the odd\nthe end"], WORDS)
+        assert tokens == ["", "the", "odd", "\n", "end"] and numbers.tolist() == [1, 2, 3, 1, 4]
+        tokens, (numbers,) = number_words(["the end\nodd\n"], Tokenizer("words"))  # two items
+        assert tokens == ["", "the", "end", "odd"] and numbers.tolist() == [1, 2, 0, 3, 0]
     assert WORDS.decode(np.array([1, 2, 4, 0]), vocab) == ["the <unk> end"]
     assert Tokenizer("words").decode(np.array([1, 4, 0, 1, 0]), vocab) == ["the end", "the"]
 

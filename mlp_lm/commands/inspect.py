@@ -9,7 +9,7 @@ from typing import Annotated
 
 from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.files import check_outputs, write_json
-from mlp_lm.settings import Range
+from mlp_lm.settings import Range, check
 from mlp_lm.text.corpus import CorpusSettings, parse_items, read_text
 from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.statistics import (
@@ -51,18 +51,22 @@ def inspect(
     if nearest is not None:
         print("\n".join(_nearest_lines(path, nearest.split(","))))
         return
+    check({f"data.{name}": value for name, value in vars(data).items()}, {})
     source = resolve_path(path)
     check_outputs([str(source)], json=(json, ()))
-    if data.layout == "text" or data.tokens != "characters":
+    of_items = data.layout == "items" and data.tokens == "characters"
+    if item is not None and not of_items:
+        raise SettingsError("item: shows windows of characters in items; leave out --layout and --tokens")
+    if not of_items:
         counted_tokens = frequencies(data)
         print("\n".join(_frequency_lines(path, counted_tokens)))
         if json is not None:
             write_json(json, {"data": vars(data), **asdict(counted_tokens)})
         return
-    text = read_text(source)
+    text = data.tokenizer.normalize(read_text(source))
     items = parse_items(text, source)
     vocab = Vocab.build(set().union(*map(set, items)))
-    windows = [] if item is None else item_windows(item.strip(), vocab, context_size)
+    windows = [] if item is None else item_windows(data.tokenizer.normalize(item.strip()), vocab, context_size)
     found = statistics(items, text, data.split_seed)
     print("\n".join(_report(path, found, vocab) if item is None else _window_lines(windows)))
     if looks_like_prose(items):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
@@ -41,10 +42,14 @@ def mix(
         save: Write the mixture to this .npz file; sample, score and plot read it.
     """
     files = [str(resolve(file)) for file in files]
+    if len({os.path.realpath(file) for file in files}) < len(files):
+        raise SettingsError("files: found one twice; expected different ones")
     check_outputs([*files, path], save=(save, (".npz",)))
     parts = {file: load(file) for file in files}
     _check(parts, cache)
     first = next(iter(parts.values()))
+    if path is not None and first.facts.settings.get("train_path") is not None:
+        raise SettingsError("path: not needed; the parts were trained on files of their own for train, dev and test")
     settings = {**first.facts.settings, **({} if path is None else {"path": path})}
     corpus = load_corpus(CorpusSettings.of(settings))
     data = {"vocab": first.vocab.tokens, "fingerprint": first.facts.fingerprint, "item_hashes": first.facts.item_hashes}
@@ -83,11 +88,11 @@ def _check(parts: Mapping[str, LanguageModel], cache: int | None) -> None:
 def _table(names: Sequence[str], probs: Mapping[str, Tensor], weights: Tensor) -> Iterator[str]:
     """A line for each part alone, for the mixture, and for the mixture without each part; `probs`: (P, N) by split."""
     width = max(map(len, names)) + len("without ")
-    yield " " * width + "".join(f"{split:>9}      ppl" for split in probs) + "  weight"
+    yield " " * width + "".join(f"{split:>9}        ppl" for split in probs) + "  weight"
 
     def line(name: str, mixed: Mapping[str, Tensor], weight: str = "") -> str:
         losses = [NLL(-p.log().sum().item(), p.numel()) for p in mixed.values()]
-        figures = "".join(f"{loss.nats_per_token:>9.4f}{loss.perplexity:>9.3f}" for loss in losses)
+        figures = "".join(f"{loss.nats_per_token:>9.4f}{loss.perplexity:>11.3f}" for loss in losses)
         return f"{name:<{width}}{figures}{weight:>8}"
 
     for i, name in enumerate(names):

@@ -20,7 +20,7 @@ from mlp_lm.settings import check
 from mlp_lm.text.corpus import Corpus, CorpusSettings, load_corpus
 from mlp_lm.text.windows import Windows
 
-EVAL_BATCH_SIZE = 1 << 16  # windows, of whose targets alone the probability is asked
+TARGETS_AT_ONCE = 1 << 16  # more windows than where all V probabilities are asked for
 ADDED = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # values of k that add_k tries on dev
 
 
@@ -101,7 +101,7 @@ def _orders(text: str) -> list[int]:
 def _table(corpus: Corpus, orders: list[int], smoothing: Smoothing) -> tuple[list[NGramModel], list[Row]]:
     """Train and evaluate all orders, and print the row of each as soon as it is ready."""
     vocab_size, models, rows = len(corpus.vocab), [], []
-    print("order  contexts possible       seen  parameters   train     ppl     dev     ppl  seconds")
+    print("order  contexts possible       seen  parameters   train       ppl     dev       ppl  seconds")
     for order in orders:
         start = time.perf_counter()
         counts = count(corpus.train, vocab_size, order)
@@ -112,8 +112,8 @@ def _table(corpus: Corpus, orders: list[int], smoothing: Smoothing) -> tuple[lis
         seen = len(np.unique(counts[-1].contexts))
         possible, parameters = vocab_size ** (order - 1), model.count_parameters()
         print(
-            f"{order:>5}{_wide(possible):>19}{seen:>11,}{parameters:>12,}{train:>8.4f}{np.exp(train):>8.3f}"
-            f"{dev:>8.4f}{np.exp(dev):>8.3f}{seconds:>9.2f}"
+            f"{order:>5}{_wide(possible):>19}{seen:>11,}{parameters:>12,}{train:>8.4f}{np.exp(train):>10.3f}"
+            f"{dev:>8.4f}{np.exp(dev):>10.3f}{seconds:>9.2f}"
         )
         models.append(model)
         rows.append(Row(order, possible, seen, parameters, train, dev, seconds, added, fallbacks))
@@ -155,4 +155,4 @@ def _smooth(
 
 def _evaluate(model: NGramModel, corpus: Corpus, split: str) -> NLL:
     windows = Windows(getattr(corpus, split), model.context_size)
-    return evaluate(model.nats, windows.batches(EVAL_BATCH_SIZE))
+    return evaluate(model.nats, windows.batches(TARGETS_AT_ONCE))

@@ -104,6 +104,8 @@ def _next_token(path: Path, model: LanguageModel) -> Panel:
 def _activations(path: Path, model: LanguageModel) -> Panel:
     content = checkpoint.read(path)
     assert model.network is not None
+    if not len(model.network.hidden):
+        raise CheckpointError(f"{path}: no tanh layer, and so no activations")
     try:
         corpus = load_corpus(CorpusSettings.of(content["datamodule_hyper_parameters"]))
     except DataError as error:

@@ -52,13 +52,15 @@ def score(
         lines = [part.strip() for part in item]
     else:
         content = _read(source)
-        lines = content.removesuffix("\n").split("\n") if model.is_of_text else parse_items(content, source)
+        lines = content.splitlines() if model.is_of_text else parse_items(content, source)
     if lowercase:
         lines = [line.lower() for line in lines]
     where = "item" if source is None else str(source)
     known = lines if UNKNOWN in model.vocab else _known_lines(lines, model, where, skip_unknown)
-    scores = model.score_text(known) if model.is_of_text else model.score(known)
+    scores = model.score_text(known) if model.is_of_text and source is not None else model.score(known)
     loss = total(scores)
+    if not loss.tokens:
+        raise DataError(f"{where}: found no token; expected text")
     rows = _rows(scores, loss, of_words=UNKNOWN in model.vocab)
     if output is not None:
         write_csv(output, rows)
@@ -67,7 +69,7 @@ def score(
         sys.stdout.flush()
     noun = "line" if model.is_of_text else "item"
     skipped = len(lines) - len(known)
-    in_train = sum(model.facts.find(s.item) == "train" for s in scores)
+    in_train = sum(model.seen_in(s.item) == "train" for s in scores)
     bits_per_byte = loss.nats / math.log(2) / sum(len(line.encode()) + 1 for line in known)
     print(
         f"{counted(len(scores), noun)}, {counted(loss.tokens, 'token')}: {loss}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GROUP_COLOURS = {"vowel": "#c1272d", "consonant": "#0b5fa5", "other": "#3f3f3f", "boundary": "#1a7f37"}
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}  # a label may have dollar signs
 MAX_LABELS = 1000  # of an embedding map; more would hide each other, and take minutes to draw
-MAX_SPREAD = 200  # of them to push apart; more leave no room to go to
+MAX_SPREAD = 300  # of them to push apart; more leave no room to go to
 MARGIN = 0.06  # of a map, as a share of its width and height
 
 
@@ -55,7 +55,8 @@ def embedding_map(axes: Axes, table: FloatArray, labels: Sequence[str]) -> None:
     """See `draw_embeddings`."""
     points, names, note = _in_the_plane(np.asarray(table, np.float64))
     size = 16 if len(labels) <= 60 else 11 if len(labels) <= 200 else 8
-    groups = [_group(label, i) for i, label in enumerate(labels)]
+    of_words = _are_words(labels)
+    groups = ["other" if of_words and i else _group(label, i) for i, label in enumerate(labels)]
     latin = {"vowel", "consonant"} & set(groups)
     for group, colour in GROUP_COLOURS.items():
         chosen = [i for i, name in enumerate(groups) if name == group]
@@ -81,7 +82,9 @@ def embedding_map(axes: Axes, table: FloatArray, labels: Sequence[str]) -> None:
 def _label_points(axes: Axes, points: FloatArray, colours: Sequence[str], labels: Sequence[str], size: float) -> None:
     """Write each label at its point (V, 2), or beside it with a line to it; `size` in typographic points."""
     drawn = [drawable(label, "bold") for label in labels]
-    sizes = [size if len(text) <= 3 else 0.6 * size for text, _ in drawn]  # smaller: code points, and escapes
+    # Smaller: code points and escapes, where tokens are characters.
+    of_words = _are_words(labels)
+    sizes = [size if of_words or len(text) <= 3 else 0.6 * size for text, _ in drawn]
     pushed = np.zeros_like(points)
     if len(labels) <= MAX_SPREAD:
         assert axes.figure is not None
@@ -103,6 +106,10 @@ def _label_points(axes: Axes, points: FloatArray, colours: Sequence[str], labels
             arrowprops=line if np.hypot(*offset) > text_size else None,
             **CENTRED,
         )
+
+
+def _are_words(labels: Sequence[str]) -> bool:
+    return sum(len(label) > 1 for label in labels) > len(labels) / 2
 
 
 def _in_the_plane(table: FloatArray) -> tuple[FloatArray, tuple[str, str], str]:

@@ -87,7 +87,7 @@ def read(path: PathLike) -> Content:
     """
     content = _read(resolve(path))
     if "header" in content:
-        raise CheckpointError(f"{path}: a file of counts; expected the checkpoint of a network (.ckpt)")
+        raise CheckpointError(f"{path}: a file of counts or a mixture; expected the checkpoint of a network (.ckpt)")
     return content
 
 
@@ -182,7 +182,7 @@ def check_same_data(path: PathLike, data: Content, corpus: Corpus) -> None:
     if data["fingerprint"] == corpus.fingerprint:
         return
     hashes, tokens = data["item_hashes"], corpus.vocab.tokens
-    if data["vocab"] != tokens:
+    if {*data["vocab"]} != {*tokens}:
         new, gone = (sorted(set(a) - set(b))[:10] for a, b in ((tokens, data["vocab"]), (data["vocab"], tokens)))
         what = "; ".join(f"{word} {' '.join(map(repr, of))}" for word, of in (("with", new), ("without", gone)) if of)
         what = f"has other {'characters' if corpus.settings.tokens == 'characters' else 'words'} ({what}) than"
@@ -222,7 +222,7 @@ def save_parts(path: PathLike, parts: Sequence[LanguageModel], weights: Sequence
         if part.kind == "network":
             assert part.network is not None
             description["network"] = {name: getattr(part.network, name) for name in ARCHITECTURE}
-            arrays |= {f"part{i}_{name}": tensor.numpy() for name, tensor in part.network.state_dict().items()}
+            arrays |= {f"part{i}_{name}": weight.detach().numpy() for name, weight in part.network.named_parameters()}
         elif part.kind == "counts":
             assert part.counts is not None
             description["order"] = part.counts.order

@@ -29,7 +29,7 @@ MAX_LENGTH = 20_000  # tokens, by default: a model that hardly ever ends an item
 NUM_TOKENS = 200  # of generated running text, by default
 ATTEMPTS_PER_NEW_ITEM = 100  # a model that has memorised its corpus draws hardly anything new
 
-Kind = Literal["network", "counts", "cache", "mixture"]
+ModelKind = Literal["network", "counts", "cache", "mixture"]
 SeenIn = Literal["train", "dev or test", "new"]
 
 
@@ -73,7 +73,7 @@ class LanguageModel:
     target_nats: Callable[[Tensor, Tensor], Tensor] | None = None
     network: MLP | None = None  # of a mixture, its first one
     counts: NGramModel | None = None
-    kind: Kind = "network"
+    kind: ModelKind = "network"
 
     @classmethod
     def of_network(cls, network: MLP, context_size: int, vocab: Vocab, facts: CorpusFacts) -> LanguageModel:
@@ -96,7 +96,7 @@ class LanguageModel:
     @property
     def is_of_text(self) -> bool:
         """Whether it is a model of running text, not of items."""
-        return self.tokenizer.lines != "items"
+        return self.tokenizer.line_ends != "items"
 
     def nats(self, contexts: Tensor, targets: Tensor) -> Tensor:
         """The negative log-probabilities (B,) of `targets` (B,) after `contexts` (B, T)."""
@@ -170,12 +170,14 @@ class LanguageModel:
         return f"{counted(len(samples), 'item')}: {known}" + (f", {cut:,} cut at --max_length (…)" if cut else "")
 
     def score(self, items: Sequence[str]) -> list[Score]:
-        """The log-probability of each item, its end included.
+        """The log-probability of each item, its end included; of a model of running text, of each as a line of its own.
 
         Raises DataError that lists the items with unknown characters, by their place in `items`.
         """
         if isinstance(items, str):
             raise TypeError(f"items: expected a list of strings, found the string {items!r}")
+        if self.is_of_text:
+            return [self.score_text([item])[0] for item in items]
         items = [self.tokenizer.normalize(item.strip()) for item in items]
         problems = [
             f"item {i} {item!r} has the {name_unknown(unknown)}"
@@ -193,14 +195,15 @@ class LanguageModel:
 
         Raises DataError if the model is one of characters and does not know some.
         """
-        end = "\n" if self.tokenizer.lines == "keep" else ""
+        end = "" if self.unknown("\n") and UNKNOWN not in self.vocab else "\n"  # a text may have had one line alone
         return self._score(lines, [self.vocab.encode(self.tokenizer.split(f"{line}{end}")) for line in lines])
 
     def _score(self, items: Sequence[str], rows: Sequence[Sequence[int]]) -> list[Score]:
         """The scores of items or lines; `rows`: of each its ids, of an item the boundary too."""
         stream, nats = np.array([*chain(*rows), BOUNDARY]), []  # one more, which ends a text
+        batch_size = eval_batch_size(max(len(self.vocab), self.context_size))
         with torch.inference_mode():
-            for contexts, targets in Windows(stream, self.context_size).batches(eval_batch_size(len(self.vocab))):
+            for contexts, targets in Windows(stream, self.context_size).batches(batch_size):
                 nats += self.nats(contexts, targets).tolist()
         if any(math.isnan(value) for value in nats):
             raise DataError("the model's probabilities are NaN; its training diverged, or the file is damaged")
@@ -210,6 +213,10 @@ class LanguageModel:
             scores.append(Score(item, len(ids), log_prob, sum(i == unknown for i in ids)))
             first += len(ids)
         return scores
+
+    def seen_in(self, item: str) -> SeenIn | None:
+        """Where an item occurs, as the vocabulary has it; None if that is not known."""
+        return self.facts.find(self.tokenizer.join(self.vocab.decode(self.vocab.encode(self.tokenizer.split(item)))))
 
     def unknown(self, text: str) -> list[str]:
         """The distinct tokens of an item or a line that the vocabulary does not have."""

@@ -16,7 +16,7 @@ from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.text.vocab import BOUNDARY, Vocab
 from mlp_lm.text.windows import Windows, eval_batch_size
 
-PRECISION = 1e-8  # of weights: EM stops when none changes by more
+PRECISION = 1e-7  # nats/token by which no other weights can be better: log x ≤ x - 1 for the largest of the gains
 MAX_ROUNDS = 100_000
 
 
@@ -66,7 +66,7 @@ class Mixture:
 @torch.inference_mode()
 def target_probs(model: LanguageModel, windows: Windows) -> Tensor:
     """The probabilities (N,), float64, that a model gives to the targets of all windows."""
-    batches = windows.batches(eval_batch_size(len(model.vocab)))
+    batches = windows.batches(eval_batch_size(max(len(model.vocab), model.context_size)))
     return (-torch.cat([model.nats(contexts, targets).double() for contexts, targets in batches])).exp()
 
 
@@ -78,12 +78,12 @@ def best_weights(probs: Tensor) -> Tensor:
             so that there is one maximum.
     """
     weights = torch.full((len(probs),), 1 / len(probs), dtype=torch.float64)
-    for _ in range(MAX_ROUNDS):
-        shares = weights.unsqueeze(1) * probs  # (P, N)
-        improved = (shares / shares.sum(0)).mean(1)
-        if (improved - weights).abs().max() < PRECISION:
-            return improved
-        weights = improved
+    probs = probs[:, probs.sum(0) > 0]  # what all parts take for impossible says nothing about the weights
+    for _ in range(MAX_ROUNDS if probs.numel() else 0):
+        gains = (probs / (weights @ probs)).mean(1)  # (P,), by which EM multiplies the weights
+        if gains.max() < 1 + PRECISION:
+            break
+        weights = weights * gains
     return weights
 
 

@@ -101,6 +101,8 @@ class MLP(nn.Module):
         """
         with torch.device("meta"):  # shapes without numbers
             network = cls(vocab_size, context_size, **sizes)
+        if network.tied:
+            weights = {**weights, "output.weight": weights["embedding.weight"]}
         network.load_state_dict(weights, strict=True, assign=True)
         network._tie()
         return network.eval()

@@ -147,7 +147,7 @@ def _draw(log_probs: Tensor, sampling: Sampling, generator: torch.Generator) -> 
     """One token id (B,) from each row of log-probabilities (B, V)."""
     most_probable = log_probs.amax(-1, keepdim=True)  # (B, 1)
     if most_probable.isneginf().any():  # counts without smoothing, after a context that they have never seen
-        raise DataError("no token can follow this prompt; the model has never seen it")
+        raise DataError("no token can follow; the model has never seen what is there, as its counts are not smoothed")
     if not most_probable.isfinite().all():  # weights so large that they overflow
         raise DataError("the model's probabilities are NaN; its training diverged, or the file is damaged")
     if sampling.temperature == 0:

@@ -132,7 +132,7 @@ def load_corpus(settings: CorpusSettings) -> Corpus:
         streams = [look_up(ids, part) for part in numbers]
     if s.layout == "text":  # one long item
         streams = [np.append(stream, stream.dtype.type(BOUNDARY)) for stream in streams]
-    if s.tokens != "characters":
+    if s.layout == "text" or s.tokens != "characters":  # of items of characters, all is said
         digest.update("\n".join([*map(str, map(len, streams)), *vocab.tokens]).encode())
     train, dev, test = streams
     return Corpus(s, vocab, train, dev, test, digest.hexdigest())
@@ -185,7 +185,8 @@ def _cut(streams: list[Ids], settings: CorpusSettings) -> list[Ids]:
     custom. Raises DataError if a split would be empty."""
     if len(streams) == 1:
         n, dataset = len(streams[0]), DATASETS.get(settings.path)
-        cuts = dataset.cuts if isinstance(dataset, RemoteFile) else None
+        as_published = (settings.tokens, settings.newlines) == ("pretokenized", "drop")
+        cuts = dataset.cuts if as_published and isinstance(dataset, RemoteFile) else None
         streams = np.split(streams[0], cuts or [int(0.8 * n), int(0.9 * n)])
     for split, stream in zip(SPLITS, streams, strict=True):
         if not len(stream):

@@ -29,7 +29,7 @@ class RemoteFile:
     sha256: str  # of the file in the cache folder
     file_name: str
     convert: Callable[[bytes], bytes] | None = None  # what is fetched into that file
-    # After how many tokens running text is cut into train, dev and test, if not at 80 % and 90 %.
+    # After how many tokens, line ends dropped, the published split cuts it, where others are at 80 % and 90 %.
     cuts: tuple[int, int] | None = None
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_lm.errors import DataError
-from mlp_lm.text.vocab import BOUNDARY, UNKNOWN, Vocab, counted
+from mlp_lm.text.vocab import BOUNDARY, UNKNOWN, Vocab
 
 Ids = npt.NDArray[np.integer[Any]]  # of the smallest type that holds V
 Kind = Literal["characters", "words", "pretokenized"]
-Lines = Literal["items", "keep", "drop"]
+LineEnds = Literal["items", "keep", "drop"]
 
 BLOCK = 1 << 20  # characters that are split or encoded at a time, which bounds the memory needed
 # Accents, and the vowel signs of Hebrew, Arabic and the scripts of India.
@@ -35,19 +35,19 @@ class Tokenizer:
 
     Args:
         tokens: characters; words of raw text; or pretokenized, where white space separates them.
-        lines: What the end of a line is: the end of an item, a token of running text (keep), or nothing (drop).
+        line_ends: What the end of a line is: the end of an item, a token of running text (keep), or nothing (drop).
         lowercase: Whether text is turned into lower case.
     """
 
     tokens: Kind = "characters"
-    lines: Lines = "items"
+    line_ends: LineEnds = "items"
     lowercase: bool = False
 
     def normalize(self, text: str) -> str:
         """`text` in Unicode's normal form C, in lower case and with blanks for line ends if that is asked for."""
         text = unicodedata.normalize("NFC", text)
         text = unicodedata.normalize("NFC", text.lower()) if self.lowercase else text
-        return text.replace("\n", " ") if self.lines == "drop" else text
+        return text.replace("\n", " ") if self.line_ends == "drop" else text
 
     def split(self, text: str) -> list[str]:
         """The tokens of an item, of running text, or of the start of one."""
@@ -67,17 +67,13 @@ class Tokenizer:
         return "".join(_with_blanks(tokens))
 
     def encode(self, text: str, vocab: Vocab) -> Ids:
-        """The ids of a normalised text's tokens in the smallest type that holds V; of items, a line each, with the
+        """The ids of a normalised text's characters in the smallest type that holds V; of items, a line each, with the
         boundary at the end of a line.
 
         Characters become code points, and code points become ids by one table look-up.
         """
+        assert self.tokens == "characters"  # words are numbered as they come, see below
         dtype = _dtype(len(vocab))
-        if self.tokens != "characters":
-            ids = vocab.ids | {"\n": BOUNDARY} if self.lines == "items" else vocab.ids
-            unknown = vocab.ids[UNKNOWN]
-            rows = ([ids.get(token, unknown) for token in self._split(block)] for block in _blocks(text))
-            return np.concatenate([np.zeros(0, dtype), *(np.array(row, dtype) for row in rows)])
         code_points = [ord(token) for token in vocab.tokens[1:]]
         table: Ids = np.zeros(max([ord("\n"), *code_points]) + 1, dtype)
         table[code_points] = np.arange(1, len(vocab))
@@ -87,7 +83,7 @@ class Tokenizer:
 
     def decode(self, stream: Ids, vocab: Vocab) -> list[str]:
         """The items of a token stream, or its running text as one; the inverse of `encode` but for unknown words."""
-        if self.tokens == "characters" and self.lines == "items":
+        if self.tokens == "characters" and self.line_ends == "items":
             strings = ["\n" if i == BOUNDARY else token for i, token in enumerate(vocab.tokens)]
             return "".join(map(strings.__getitem__, stream.tolist())).split("\n")[:-1]
         ends = np.flatnonzero(stream == BOUNDARY)
@@ -104,7 +100,7 @@ def _with_blanks(tokens: Iterable[str]) -> Iterator[str]:
         if not (glue or closes or dash or token == "\n" or token in NO_BLANK_BEFORE):
             yield " "
         yield token
-        quoted = quoted != (token == '"')
+        quoted = token != "\n" and quoted != (token == '"')  # a new line starts without an open quote
         glue = token == "\n" or token in NO_BLANK_AFTER or (token == '"' and quoted)
         previous = token
 
@@ -137,7 +133,7 @@ class _Numbers(dict[str, int]):
 def number_words(texts: list[str], tokenizer: Tokenizer) -> tuple[list[str], list[Ids]]:
     """The distinct tokens of normalised texts in order of appearance, the boundary first, and each text as their
     numbers, int32. Empties `texts`: what is not needed any more should not be in memory."""
-    numbers = _Numbers({"\n" if tokenizer.lines == "items" else "": BOUNDARY})
+    numbers = _Numbers({"\n" if tokenizer.line_ends == "items" else "": BOUNDARY})
     streams: list[Ids] = []
     while texts:
         found = array("i")  # grows in place
@@ -187,7 +183,8 @@ def choose_words(
     if max_vocab_size is not None:
         del words[max_vocab_size - 2 :]
     if not words:
-        raise DataError(f"no word occurs {counted(min_count, 'time')}; lower data.min_count")
+        few = f"no word occurs {min_count:,} times; lower data.min_count"
+        raise DataError(few if min_count > 1 else f"no words but {UNKNOWN}")
     if train_counts[1:].sum() == train_counts[words].sum():
         raise DataError(
             f"the vocabulary of {len(words):,} words has every word of train, so that {UNKNOWN} would never be learnt; "

@@ -104,7 +104,13 @@ class Evaluation(cli.CLI):
         for predicted, windows in batches:
             columns: Sequence[Tensor] = (*windows, *predicted)
             for context, target, nats, best, probability in zip(*(c.tolist() for c in columns), strict=True):
-                yield [join(map(text, context)), text(target), f"{nats:.4f}", text(best), f"{probability:.4f}"]
+                yield [
+                    join(filter(None, map(text, context))),
+                    text(target),
+                    f"{nats:.4f}",
+                    text(best),
+                    f"{probability:.4f}",
+                ]
 
 
 def run(args: list[str], description: str) -> None:

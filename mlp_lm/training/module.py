@@ -83,7 +83,7 @@ class MLPModule(LightningModule):
             lr_drop_at: Where schedule step drops, as a share of the horizon.
             lr_end_factor: What is left of learning_rate after the drop or at the end of the cosine.
             handwritten_step: Take the step with gradients written by hand where it applies: one process, one layer, no
-                dropout, sgd without momentum. Otherwise steps go through autograd.
+                dropout, neither direct nor tied, sgd without momentum. Otherwise steps go through autograd.
 
         Raises:
             SettingsError: A setting is out of its range.

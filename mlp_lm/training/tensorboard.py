@@ -133,5 +133,5 @@ def _thinned(values: Tensor) -> Tensor:
 
 
 def _verbatim(lines: list[str]) -> str:
-    """Lines that Markdown leaves as they are."""
+    """LineEnds that Markdown leaves as they are."""
     return "\n".join(f"    {line}" for line in lines)

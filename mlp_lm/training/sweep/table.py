@@ -11,10 +11,12 @@ from statistics import mean, stdev
 from typing import Any
 
 from mlp_lm.settings import as_written
+from mlp_lm.text.vocab import printable
 from mlp_lm.training.runs import starred
 from mlp_lm.training.sweep.grid import short_names
 
 NUM_SAMPLES = 5  # of each point in the table
+SAMPLES_WIDTH = 80  # characters: running text would fill the screen
 MAX_LINES = 8  # of one picture; more cannot be told apart
 Series = list[tuple[float | str, list[float]]]  # values of a setting, and the dev losses of the runs with each
 
@@ -117,7 +119,13 @@ def _figures(point: Sequence[Row]) -> list[str]:
     loss = f"{_mean(losses):.4f}" + (f" ± {deviation:.4f}" if deviation is not None else "")
     seconds = [row.report["seconds"] for row in done if row.report]
     runs = str(len(done)) if len(done) == len(point) else f"{len(done)} of {len(point)}"
-    return [loss, f"{report['weights']:,}", f"{mean(seconds):.1f}" if seconds else "", runs, ", ".join(done[0].samples)]
+    return [
+        loss,
+        f"{report['weights']:,}",
+        f"{mean(seconds):.1f}" if seconds else "",
+        runs,
+        printable(", ".join(done[0].samples))[:SAMPLES_WIDTH],
+    ]
 
 
 def varying(rows: Sequence[Row]) -> list[str]:
