@@ -4,7 +4,7 @@
 
 Both take so many steps in turn, in this process, with the same batch, sizes and threads, in float32. The loop has its
 windows in two tensors, all logits of a batch at once, F.cross_entropy, and AdamW as it comes. Of `fit`, the time of
-Trainer.fit is measured, checkpoints and one batch of dev included.
+Trainer.fit is measured, checkpoints and two batches of dev included.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def ours(path: str, steps: int) -> float:
     Trainer.fit = timed_fit  # type: ignore[method-assign,assignment]
     with tempfile.TemporaryDirectory() as folder:
         flags = [f"--data.path={path}", f"--run_dir={folder}", f"--trainer.max_steps={steps}", "--report_test=false"]
-        flags += ["--trainer.limit_val_batches=1", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+        flags += ["--trainer.limit_val_batches=2", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
         if mlp_lm(["fit", f"--config={CONFIG}", *flags]) != 0:
             raise SystemExit("fit failed")
     Trainer.fit = fit  # type: ignore[method-assign]
