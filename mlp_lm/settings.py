@@ -102,13 +102,10 @@ FIXED_BY_WEIGHTS = dict.fromkeys(
 FIXED_ON_RESUME = FIXED_BY_WEIGHTS | {
     "seed_everything": "the order of its examples follows from it",
     "data.batch_size": "its position in the data depends on the batch size",
-    **dict.fromkeys(
-        (
-            *("data.layout", "data.tokens", "data.newlines", "data.lowercase"),
-            *("data.min_count", "data.max_vocab_size", "data.vocab_from"),
-        ),
-        "its tokens follow from it",
-    ),
+    **{
+        f"data.{name}": "its tokens follow from it"
+        for name in ("layout", "tokens", "newlines", "lowercase", "min_count", "max_vocab_size", "vocab_from")
+    },
     "data.unique": "its split follows from it",
     "data.split_seed": "its split follows from it",
     "model.optimizer": "its optimizer has a state",

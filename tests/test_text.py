@@ -60,7 +60,7 @@ def test_running_text_is_cut_in_order_and_each_split_is_one_item(tmp_path: Path)
     assert [dropped.items(split) for split in SPLITS] == [["abcdefgh"], [" "], ["i"]]
 
 
-def test_a_dataset_may_be_cut_where_that_is_the_custom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_may_have_a_published_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = b"a a b b c"
     (tmp_path / "x.txt").write_bytes(content)
     known = RemoteFile("http://127.0.0.1:9/", hashlib.sha256(content).hexdigest(), "x.txt", cuts=(3, 4))

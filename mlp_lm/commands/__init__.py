@@ -20,8 +20,8 @@ COMMANDS = {
     "predict": Command(
         "most probable next token for every window of the dev split, as CSV", "mlp_lm.training.evaluation"
     ),
-    "sample": Command("generate new items from a checkpoint or count model", "mlp_lm.commands.sample:sample"),
-    "score": Command("log-probability of items, from a text file or one by one", "mlp_lm.commands.score:score"),
+    "sample": Command("generate new items, or text, from a trained model", "mlp_lm.commands.sample:sample"),
+    "score": Command("log-probability of items, or of the lines of a text", "mlp_lm.commands.score:score"),
     "inspect": Command("what is in a corpus", "mlp_lm.commands.inspect:inspect"),
     "ngram": Command("count baselines on the same split", "mlp_lm.commands.ngram:ngram"),
     "mix": Command("the best mixture of networks and counts", "mlp_lm.commands.mix:mix"),

@@ -186,12 +186,9 @@ def check_same_data(path: PathLike, data: Content, corpus: Corpus) -> None:
         new, gone = (sorted(set(a) - set(b))[:10] for a, b in ((tokens, data["vocab"]), (data["vocab"], tokens)))
         what = "; ".join(f"{word} {' '.join(map(repr, of))}" for word, of in (("with", new), ("without", gone)) if of)
         what = f"has other {'characters' if corpus.settings.tokens == 'characters' else 'words'} ({what}) than"
-    elif (
-        hashes
-        and corpus.settings.layout == "items"
-        and set(torch.cat([*hashes.values()]).tolist())
-        == {item_hash for split in SPLITS for item_hash in hash_items(corpus.items(split)).tolist()}
-    ):
+    elif hashes and set(torch.cat([*hashes.values()]).tolist()) == {
+        item_hash for split in SPLITS for item_hash in hash_items(corpus.items(split)).tolist()
+    }:
         what = "has the same items, but split differently (unique, split_seed) from"
     else:
         what = "has other items than" if corpus.settings.layout == "items" else "is another text than"

@@ -181,8 +181,8 @@ def _items_as_texts(settings: CorpusSettings) -> list[str]:
 
 
 def _cut(streams: list[Ids], settings: CorpusSettings) -> list[Ids]:
-    """The tokens of train, dev and test; one running text is cut at 80 % and 90 % of its tokens, or where that is the
-    custom. Raises DataError if a split would be empty."""
+    """The tokens of train, dev and test; one running text is cut at 80 % and 90 % of its tokens, or where its published
+    split is. Raises DataError if a split would be empty."""
     if len(streams) == 1:
         n, dataset = len(streams[0]), DATASETS.get(settings.path)
         as_published = (settings.tokens, settings.newlines) == ("pretokenized", "drop")

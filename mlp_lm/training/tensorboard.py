@@ -133,5 +133,5 @@ def _thinned(values: Tensor) -> Tensor:
 
 
 def _verbatim(lines: list[str]) -> str:
-    """LineEnds that Markdown leaves as they are."""
+    """Lines that Markdown leaves as they are."""
     return "\n".join(f"    {line}" for line in lines)

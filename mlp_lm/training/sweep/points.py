@@ -28,7 +28,7 @@ class Points(Fit):
 
     def __init__(self, varied: Sequence[str], lines: Sequence[list[str]]) -> None:
         """`varied`: the settings that must exist; `lines`: the arguments of `fit` for each run."""
-        self.varied, self.line_ends = varied, lines
+        self.varied, self.lines = varied, lines
         super().__init__(["fit", *lines[0]])
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -44,7 +44,7 @@ class Points(Fit):
         """Parse and check all, with all problems in one error."""
         points: list[dict[str, Any]] = []
         problems: dict[str, None] = {}
-        for line in reversed(self.line_ends):  # so that Lightning is left with the first
+        for line in reversed(self.lines):  # so that Lightning is left with the first
             try:
                 super().parse_arguments(parser, ["fit", *line])
                 points.insert(0, self.settings)
