@@ -119,11 +119,10 @@ def test_a_tied_network_has_one_table_before_and_after_training_and_loading(batc
     assert loaded.output.weight is loaded.embedding.weight
 
 
-@pytest.mark.parametrize("vocab_size", [7, 2000])  # all logits at once, and in parts
-def test_the_loss_and_its_gradients_are_those_of_cross_entropy(vocab_size: int) -> None:
+def test_the_loss_in_parts_and_its_gradients_are_those_of_cross_entropy() -> None:
     torch.manual_seed(3)
-    x, weight, bias = (torch.randn(n, dtype=torch.float64) for n in ((600, 5), (vocab_size, 5), (vocab_size,)))
-    targets = torch.randint(vocab_size, (600,))
+    x, weight, bias = (torch.randn(n, dtype=torch.float64) for n in ((600, 5), (7, 5), (7,)))
+    targets = torch.randint(7, (600,))
     found, expected = ([t.clone().requires_grad_() for t in (x, weight, bias)] for _ in range(2))
     loss = linear_cross_entropy(found[0], found[1], found[2], targets)
     plain = F.cross_entropy(F.linear(*expected), targets)
@@ -132,6 +131,13 @@ def test_the_loss_and_its_gradients_are_those_of_cross_entropy(vocab_size: int) 
         torch.autograd.backward(3 * each)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("vocab_size", [V, 2000])
+def test_the_loss_is_the_cross_entropy_of_the_logits(vocab_size: int, batch: tuple[Tensor, Tensor]) -> None:
+    contexts, targets = batch
+    net = MLP(vocab_size, T, E, H)
+    torch.testing.assert_close(net.loss(contexts, targets), F.cross_entropy(net(contexts), targets))
 
 
 def test_dropped_embeddings_change_a_training_step_alone(batch: tuple[Tensor, Tensor]) -> None:
@@ -144,7 +150,7 @@ def test_dropped_embeddings_change_a_training_step_alone(batch: tuple[Tensor, Te
 # -- initialisation ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [{}, {"num_layers": 3}, {"direct": True}, {"tied": True}])
+@pytest.mark.parametrize("kind", [{}, {"num_layers": 3}, {"direct": True}])
 def test_training_starts_from_a_uniform_choice_with_tanh_units_neither_saturated_nor_idle(kind: dict[str, Any]) -> None:
     net = network(**kind)  # which seeds torch
     contexts, targets = torch.randint(V, (1000, T)), torch.randint(V, (1000,))
@@ -152,6 +158,16 @@ def test_training_starts_from_a_uniform_choice_with_tanh_units_neither_saturated
     for h in net.activations(contexts):
         assert (h.abs() > 0.97).double().mean().item() < 0.10
         assert h.double().atanh().std().item() == pytest.approx(1, rel=0.15)
+
+
+@pytest.mark.parametrize(("vocab_size", "tied"), [(2000, False), (2000, True), (V, True)])
+def test_many_embeddings_and_those_of_the_output_start_small(vocab_size: int, tied: bool) -> None:
+    torch.manual_seed(2)
+    net = MLP(vocab_size, T, E, H, tied=tied)
+    contexts, targets = torch.randint(vocab_size, (1000, T)), torch.randint(vocab_size, (1000,))
+    assert F.cross_entropy(net(contexts), targets).item() == pytest.approx(math.log(vocab_size), rel=0.02)
+    assert net.embedding.weight.std().item() == pytest.approx(0.1, rel=0.1)
+    assert net.activations(contexts)[0].std().item() == pytest.approx(0.1, rel=0.1)
 
 
 # -- dropout -----------------------------------------------------------------------------------------------------

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 ROWS = 256  # of the batch at a time, whose logits stay in the cache of a processor
-LARGE = 1024  # tokens of a vocabulary: with fewer, all logits take less time than their parts
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
@@ -21,8 +19,6 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tenso
         bias: b (V,).
         targets: Ids (B,), int64.
     """
-    if len(weight) < LARGE:
-        return F.cross_entropy(F.linear(x, weight, bias), targets)
     loss: Tensor = _LinearCrossEntropy.apply(x, weight, bias, targets)  # type: ignore[no-untyped-call]
     return loss
 

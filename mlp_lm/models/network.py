@@ -16,7 +16,7 @@ from mlp_lm.models.cross_entropy import linear_cross_entropy
 
 # With V and T, they fix the shapes of all weights.
 ARCHITECTURE = ("embedding_dim", "hidden_dim", "num_layers", "direct", "tied")
-TIED_STD = 0.05  # of the numbers in a table that is the output weight, too
+LARGE_VOCAB = 1024  # tokens; from this size on, the many rare ones want another start, optimizer and loss
 
 
 class Dropout(nn.Module):
@@ -78,6 +78,7 @@ class MLP(nn.Module):
         super().__init__()
         self.embedding_dim, self.hidden_dim, self.num_layers = embedding_dim, hidden_dim, num_layers
         self.direct, self.tied = direct, tied
+        self.large_vocab = vocab_size >= LARGE_VOCAB
         input_dim = context_size * embedding_dim
         self.embedding = nn.Embedding(vocab_size, embedding_dim)  # (V, E)
         fan_in = [input_dim] + [hidden_dim] * (num_layers - 1) if hidden_dim else []
@@ -118,21 +119,20 @@ class MLP(nn.Module):
         it (a gain of 1.59, the customary 5/3 within 5 %). Output weights a tenth of that size start the logits
         near 0, and the loss at ln V: the first steps need not squash a random prediction.
 
-        Where the table is the output weight too, it starts smaller, with a larger first layer to make up for it, as
-        an optimizer whose steps have one size would else take long to turn it (on Brown, dev after 400 steps: 6.54
-        with a standard deviation of 1, 6.30 with 0.2, 6.18 with 0.05), and the projection keeps the logits near 0.
+        A table that is large, or the output weight too, starts with a tenth of that. A rare token's embedding moves in
+        a few steps of one size, and a large random one would stay as random as it was; the first layer is not made
+        larger for it, which the optimizer could not undo (MLP9 of configs/bengio.yaml, dev perplexity after one pass
+        over Brown: 333; with a table of variance 1 402, with a larger first layer 347).
         """
-        table_std = TIED_STD if self.tied else 1.0
+        table_std = 0.1 if self.large_vocab or self.tied else 1.0
         nn.init.normal_(self.embedding.weight, std=table_std)
         for i, layer in enumerate(self.hidden):
             assert isinstance(layer, nn.Linear)
-            gain = 1 / table_std if i == 0 else 1 / 0.628
+            gain = 1 if i == 0 else 1 / 0.628
             nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features))
             nn.init.zeros_(layer.bias)
         if self.projection is not None:
-            nn.init.normal_(
-                self.projection.weight, std=0.1 / table_std / math.sqrt(self.hidden_dim * self.embedding_dim)
-            )
+            nn.init.normal_(self.projection.weight, std=1 / math.sqrt(self.hidden_dim * self.embedding_dim))
         else:
             nn.init.normal_(self.output.weight, std=0.1 / math.sqrt(self.output.in_features))
         nn.init.zeros_(self.output.bias)
@@ -154,6 +154,8 @@ class MLP(nn.Module):
 
     def loss(self, contexts: Tensor, targets: Tensor) -> Tensor:
         """The mean loss (), nats/token, of `targets` (B,) after `contexts` (B, T), both int64."""
+        if not self.large_vocab:  # all logits at once take less time than their parts
+            return nn.functional.cross_entropy(self.forward(contexts), targets)
         return linear_cross_entropy(self._features(contexts), self.output.weight, self.output.bias, targets)
 
     def log_probs(self, contexts: Tensor) -> Tensor:
