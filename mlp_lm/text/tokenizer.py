@@ -19,7 +19,7 @@ Ids = npt.NDArray[np.integer[Any]]  # of the smallest type that holds V
 Kind = Literal["characters", "words", "pretokenized"]
 LineEnds = Literal["items", "keep", "drop"]
 
-BLOCK = 1 << 20  # characters that are split or encoded at a time, which bounds the memory needed
+BLOCK = 1 << 16  # characters that are split or encoded at a time, which bounds the memory needed
 # Accents, and the vowel signs of Hebrew, Arabic and the scripts of India.
 MARKS = r"\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05c1-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff"
 # A number with its inner marks; letters and digits with inner apostrophes, hyphens and dots, and with accents and vowel
