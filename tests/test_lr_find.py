@@ -88,26 +88,20 @@ def test_the_loss_of_a_step_is_that_before_it(corpus_file: Path, tmp_path: Path)
     assert table[2]["loss"] != pytest.approx(curve[2], rel=1e-6)  # the second step has another rate
 
 
-def test_schedule_and_intervals_play_no_part_but_weight_decay_does(corpus_file: Path, tmp_path: Path) -> None:
+def test_schedule_intervals_and_callbacks_play_no_part_but_weight_decay_does(corpus_file: Path, tmp_path: Path) -> None:
     one = lr_find(corpus_file, tmp_path / "one", *SGD)
-    schedule = ["--model.lr_schedule=cosine", "--model.lr_warmup_steps=50", "--model.lr_decay_steps=5"]
-    schedule += [
-        "--trainer.val_check_interval=3",
-        "--trainer.log_every_n_steps=2",
-        "--trainer.max_steps=5",
-        "--data.steps_per_execution=7",
-    ]
-    assert lr_find(corpus_file, tmp_path / "schedule", *SGD, *schedule) == one
-    assert lr_find(corpus_file, tmp_path / "decay", *SGD, "--model.weight_decay=0.5") != one
-
-
-def test_the_callbacks_of_a_config_are_left_out(corpus_file: Path, tmp_path: Path) -> None:
     stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "dev/loss"}}
     own = {"class_path": "ModelCheckpoint", "init_args": {"dirpath": str(tmp_path / "own")}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [stopping, own]}}))
-    config = f"--config={tmp_path / 'config.yaml'}"
-    assert lr_find(corpus_file, tmp_path / "one", *SGD, config) == lr_find(corpus_file, tmp_path / "other", *SGD)
+    intervals = {"val_check_interval": 3, "log_every_n_steps": 2, "max_steps": 5}
+    config = {
+        "trainer": {**intervals, "callbacks": [stopping, own]},
+        "model": {"lr_schedule": "cosine", "lr_warmup_steps": 50, "lr_decay_steps": 5},
+        "data": {"steps_per_execution": 7},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert lr_find(corpus_file, tmp_path / "other", *SGD, f"--config={tmp_path / 'config.yaml'}") == one
     assert not (tmp_path / "own").exists()
+    assert lr_find(corpus_file, tmp_path / "decay", *SGD, "--model.weight_decay=0.5") != one
 
 
 def test_the_config_of_a_run_works(run_dir: Path, tmp_path: Path) -> None:
