@@ -121,8 +121,12 @@ def test_a_text_that_cannot_be_used(tmp_path: Path, content: str, settings: dict
 
 def test_a_split_that_is_shorter_than_a_window_is_one_line(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "a.txt").write_text("a b c a b d a b c a b e")
-    args = ["fit", f"--data.path={tmp_path / 'a.txt'}", *TEXT, "--data.context_size=4", f"--run_dir={tmp_path / 'run'}"]
-    assert "a.txt: dev has 1 token, fewer than a window of 5" in error_of(args, capsys)
+    (tmp_path / "b.txt").write_text("a b c")
+    one, three = [f"--data.path={tmp_path / 'a.txt'}"], [f"--data.{x}_path={tmp_path / 'a.txt'}" for x in SPLITS]
+    args = ["fit", *TEXT, "--data.context_size=4", f"--run_dir={tmp_path / 'run'}"]
+    assert "a.txt: dev has 1 token, fewer than a window of 5" in error_of([*args, *one], capsys)
+    three += [f"--data.dev_path={tmp_path / 'b.txt'}"]
+    assert "b.txt: dev has 3 tokens, fewer than a window of 5" in error_of([*args, *three], capsys)
 
 
 def test_inspect_counts_words_and_says_how_many_a_vocabulary_leaves_out(tmp_path: Path, capsys: Capture) -> None:

@@ -54,10 +54,11 @@ class TextDataModule(LightningDataModule):
     def corpus(self) -> Corpus:
         """The corpus, read when it is first asked for. Raises DataError, also for a text without a window."""
         corpus, window = load_corpus(self.settings), self.hparams["context_size"] + 1
-        for split in SPLITS if self.settings.layout == "text" else ():
-            if (tokens := len(getattr(corpus, split)) - 1) < window:
+        for split, path in zip(SPLITS, self.settings.paths * 3, strict=False):  # three files, or one that is split
+            tokens = len(getattr(corpus, split)) - 1
+            if self.settings.layout == "text" and tokens < window:
                 raise DataError(
-                    f"{self.source}: {split} has {counted(tokens, 'token')}, fewer than a window of {window}; "
+                    f"{path}: {split} has {counted(tokens, 'token')}, fewer than a window of {window}; "
                     "lower data.context_size, or use a longer text"
                 )
         return corpus
