@@ -141,9 +141,10 @@ def _dispatch(args: list[str]) -> None:
 def _import(path: str) -> ModuleType:
     """Import a module, and take the million objects that this makes out of the garbage collector's rounds: they stay,
     and visiting them time and again, the last time when the process ends, would take a second or two."""
+    if path in sys.modules:  # where `main` is called more than once
+        return sys.modules[path]
     gc.disable()
     module = import_module(path)
-    if not gc.get_freeze_count():  # not again where `main` is called more than once
-        gc.freeze()
+    gc.freeze()
     gc.enable()
     return module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -20,6 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 Capture = pytest.CaptureFixture[str]
 
 torch.set_num_threads(1)
+gc.disable()  # until all tests are imported
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of the garbage collector's rounds, as the command line does."""
+    gc.freeze()
+    gc.enable()
 
 
 def error_of(args: list[str], capsys: Capture) -> str:

@@ -62,6 +62,7 @@ def test_datamodule_and_module_do_not_know_each_other() -> None:
     assert not any(name.startswith("mlp_lm.training.datamodule") for name in imports("training/module.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "absent"),
     [

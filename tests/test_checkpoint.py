@@ -237,6 +237,7 @@ def copy_of_run(run_dir: Path, folder: Path, change: Callable[[dict[str, Any]], 
     return folder
 
 
+@pytest.mark.slow
 def test_a_setting_that_an_older_checkpoint_lacks_takes_its_default(
     run_dir: Path, good: dict[str, bytes], tmp_path: Path, capsys: Capture
 ) -> None:

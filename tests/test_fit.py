@@ -90,6 +90,7 @@ def test_a_chunk_ends_at_a_multiple_of_k_or_at_a_log_point(corpus_file: Path) ->
     assert {contexts.shape[1:] for contexts, _ in chunks} == {(100, 3)}
 
 
+@pytest.mark.slow
 def test_steps_per_execution_changes_no_result(corpus_file: Path, tmp_path: Path) -> None:
     # Dropout on, batches that span two epochs, validations and log points at odds with K.
     flags = ["--data.batch_size=50", "--trainer.log_every_n_steps=3", "--model.dropout=0.3"]

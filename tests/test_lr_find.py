@@ -88,6 +88,7 @@ def test_the_loss_of_a_step_is_that_before_it(corpus_file: Path, tmp_path: Path)
     assert table[2]["loss"] != pytest.approx(curve[2], rel=1e-6)  # the second step has another rate
 
 
+@pytest.mark.slow
 def test_schedule_intervals_and_callbacks_play_no_part_but_weight_decay_does(corpus_file: Path, tmp_path: Path) -> None:
     one = lr_find(corpus_file, tmp_path / "one", *SGD)
     stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "dev/loss"}}
@@ -104,6 +105,7 @@ def test_schedule_intervals_and_callbacks_play_no_part_but_weight_decay_does(cor
     assert lr_find(corpus_file, tmp_path / "decay", *SGD, "--model.weight_decay=0.5") != one
 
 
+@pytest.mark.slow
 def test_the_config_of_a_run_works(run_dir: Path, tmp_path: Path) -> None:
     config = ["--config", str(run_dir / "config.yaml")]
     assert main(["lr-find", *config, "--steps=200", f"--output_dir={tmp_path / 'out'}"]) == 0
