@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
@@ -142,9 +143,16 @@ def _import(path: str) -> ModuleType:
     """Import a module, and take the million objects that this makes out of the garbage collector's rounds: they stay,
     and visiting them time and again, the last time when the process ends, would take a second or two."""
     if path in sys.modules:  # where `main` is called more than once
-        return sys.modules[path]
+        return import_module(path)
     gc.disable()
-    module = import_module(path)
-    gc.freeze()
-    gc.enable()
+    try:
+        module = import_module(path)
+        _freeze_once()
+    finally:
+        gc.enable()
     return module
+
+
+@cache
+def _freeze_once() -> None:
+    gc.freeze()  # a second time, it would keep what an earlier command has left

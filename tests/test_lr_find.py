@@ -96,11 +96,12 @@ def test_schedule_intervals_and_callbacks_play_no_part_but_weight_decay_does(cor
     intervals = {"val_check_interval": 3, "log_every_n_steps": 2, "max_steps": 5}
     config = {
         "trainer": {**intervals, "callbacks": [stopping, own]},
-        "model": {"lr_schedule": "cosine", "lr_warmup_steps": 50, "lr_decay_steps": 5},
+        "model": {"lr_schedule": "cosine", "lr_decay_steps": 1000},
         "data": {"steps_per_execution": 7},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert lr_find(corpus_file, tmp_path / "other", *SGD, f"--config={tmp_path / 'config.yaml'}") == one
+    warmup = "--model.lr_warmup_steps=50"
+    assert lr_find(corpus_file, tmp_path / "other", *SGD, f"--config={tmp_path / 'config.yaml'}", warmup) == one
     assert not (tmp_path / "own").exists()
     assert lr_find(corpus_file, tmp_path / "decay", *SGD, "--model.weight_decay=0.5") != one
 

@@ -164,8 +164,8 @@ def test_training_starts_from_a_uniform_choice_with_tanh_units_neither_saturated
 def test_many_embeddings_and_those_of_the_output_start_small(vocab_size: int, tied: bool) -> None:
     torch.manual_seed(2)
     net = MLP(vocab_size, T, E, H, tied=tied)
-    contexts, targets = torch.randint(vocab_size, (1000, T)), torch.randint(vocab_size, (1000,))
-    assert F.cross_entropy(net(contexts), targets).item() == pytest.approx(math.log(vocab_size), rel=0.02)
+    contexts = torch.randint(vocab_size, (1000, T))
+    assert net(contexts).std().item() == pytest.approx(0.01, rel=0.2)  # a nearly uniform prediction
     assert net.embedding.weight.std().item() == pytest.approx(0.1, rel=0.1)
     assert net.activations(contexts)[0].std().item() == pytest.approx(0.1, rel=0.1)
 

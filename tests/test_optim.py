@@ -116,18 +116,12 @@ def test_the_weight_decay_of_adamw_is_decoupled_from_the_gradient(network: MLP) 
         torch.testing.assert_close(weight, before[name] * (1 - RATE * 0.1 if name in MATRICES else 1))
 
 
-@pytest.mark.parametrize(("vocab_size", "expected"), [(27, 0.78), (2000, 0.25)])
-def test_adamw_remembers_a_large_gradient_longer_where_the_vocabulary_is_large(
+@pytest.mark.parametrize(("vocab_size", "expected"), [(1023, 0.99), (1024, 0.999)])
+def test_adamw_averages_squared_gradients_over_more_steps_if_the_vocabulary_is_large(
     vocab_size: int, expected: float
 ) -> None:
     network = MLP(vocab_size, context_size=1, embedding_dim=1, hidden_dim=1)
     optimizer = build_optimizer(
-        network, optimizer="adamw", learning_rate=RATE, momentum=0.0, weight_decay=0.0, decay_all=False
+        network, optimizer="adamw", learning_rate=RATE, momentum=0.0, weight_decay=0.1, decay_all=False
     )
-    before = network.output.bias.detach()
-    for gradient in [1.0, *[0.01] * 500]:
-        before = network.output.bias.detach().clone()
-        for weight in network.parameters():
-            weight.grad = torch.full_like(weight, gradient)
-        optimizer.step()
-    assert before[0].item() - network.output.bias[0].item() == pytest.approx(expected * RATE, rel=0.02)
+    assert [group["betas"] for group in optimizer.param_groups] == [(0.9, expected)] * 2

@@ -89,6 +89,18 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
     assert_same_run(uninterrupted(recipe), run)
 
 
+@pytest.mark.slow
+def test_so_is_one_with_a_large_vocabulary(corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlp_lm.models.network.LARGE_VOCAB", 2)
+    flags = [LOGGED, "--trainer.log_every_n_steps=4"]
+    whole = fit(corpus_file, tmp_path / "whole", *flags)
+    with monkeypatch.context() as patch:
+        stop_at(6, signal.SIGTERM, patch)
+        run = fit(corpus_file, tmp_path / "run", *flags, expected=143)
+    assert main(["fit", "--ckpt_path", str(run)]) == 0
+    assert_same_run(whole, run)
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_last_ckpt_and_prints_the_command_that_resumes(
     signum: signal.Signals, code: int, corpus_file: Path, tmp_path: Path, capfd: Capture

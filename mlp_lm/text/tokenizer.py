@@ -146,8 +146,9 @@ def number_words(texts: list[str], tokenizer: Tokenizer) -> tuple[list[str], lis
 def count_numbers(numbers: Ids, size: int) -> npt.NDArray[np.int64]:
     """How often each number below `size` occurs."""
     counts = np.zeros(size, np.int64)
-    for start in range(0, len(numbers), BLOCK):  # of which numpy makes int64
-        counts += np.bincount(numbers[start : start + BLOCK], minlength=size)
+    block = max(BLOCK, size)  # of which numpy makes int64
+    for start in range(0, len(numbers), block):
+        counts += np.bincount(numbers[start : start + block], minlength=size)
     return counts
 
 

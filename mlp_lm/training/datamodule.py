@@ -54,9 +54,9 @@ class TextDataModule(LightningDataModule):
     def corpus(self) -> Corpus:
         """The corpus, read when it is first asked for. Raises DataError, also for a text without a window."""
         corpus, window = load_corpus(self.settings), self.hparams["context_size"] + 1
-        for split, path in zip(SPLITS, self.settings.paths * 3, strict=False):  # three files, or one that is split
-            tokens = len(getattr(corpus, split)) - 1
-            if self.settings.layout == "text" and tokens < window:
+        paths = self.settings.paths if len(self.settings.paths) > 1 else self.settings.paths * len(SPLITS)
+        for split, path in zip(SPLITS, paths, strict=True) if self.settings.layout == "text" else ():
+            if (tokens := len(getattr(corpus, split)) - 1) < window:
                 raise DataError(
                     f"{path}: {split} has {counted(tokens, 'token')}, fewer than a window of {window}; "
                     "lower data.context_size, or use a longer text"

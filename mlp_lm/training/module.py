@@ -70,7 +70,7 @@ class MLPModule(LightningModule):
             tied: Use the embedding table as the weight of the output layer too, after a projection from H to E.
             dropout: Fraction of tanh units dropped at each step.
             embedding_dropout: Fraction of the embeddings' numbers dropped at each step.
-            optimizer: sgd as in the lecture, or adamw.
+            optimizer: sgd as in the lecture, or adamw (β₂ 0.99; 0.999 from 1,024 tokens on).
             learning_rate: The highest learning rate.
             momentum: Momentum of sgd.
             weight_decay: Weight decay of the weight matrices; under adamw decoupled from the gradient.

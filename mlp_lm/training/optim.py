@@ -27,7 +27,7 @@ def build_optimizer(
         return SGD(groups, lr=learning_rate, momentum=momentum, fused=True)
     # A run of a few thousand steps is over before an average over 1,000 of them has settled. But a word of a large
     # vocabulary is the target once in thousands of tokens, and an average over 100 steps forgets in between how large
-    # its gradients are (MLP9 of configs/bengio.yaml, one pass over Brown: dev perplexity 424 instead of 347).
+    # its gradients are: with V = 16,383, dev perplexity on Brown after one pass was 424 with 0.99, 347 with 0.999.
     return AdamW(groups, lr=learning_rate, betas=(0.9, 0.999 if network.large_vocab else 0.99), fused=True)
 
 
