@@ -30,8 +30,10 @@ class OneLineErrors(ArgumentParser):
         super().__init__(*args, allow_abbrev=False, **kwargs)  # an abbreviation may mean another flag tomorrow
 
     def show_ranges(self, allowed: Mapping[str, Range]) -> None:
-        """Add to each help text which numbers are allowed."""
+        """Add to each help text which numbers are allowed, and leave out the markup of Lightning's own."""
         for action in self._actions:  # argparse offers no public way to them
+            if isinstance(action.help, str):
+                action.help = re.sub(r":\w+:`[~\w.]*?(\w+)`", r"\1", action.help).replace("``", "")
             if action.dest in allowed:
                 action.help = f"{(action.help or '').rstrip('.')}; {allowed[action.dest]}."
 
@@ -86,6 +88,8 @@ def _option_names(parser: argparse.ArgumentParser) -> list[str]:
 def _one_line(message: str) -> str:
     """jsonargparse's message on a line: where, what was found, what was expected."""
     text = " ".join(message.split())
+    if unknown := re.search(r"does not accept option '([\w.]+)'", text):
+        return f"{unknown[1]}: no such setting"
     key = re.search(r"Parser key \"([^\"]+)\": *", text)
     if not key:
         return text

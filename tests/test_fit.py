@@ -165,7 +165,7 @@ def test_what_fit_prints(corpus_file: Path, tmp_path: Path, capfd: Capture) -> N
     fit(corpus_file, tmp_path / "run", LOGGED)
     out, err = capfd.readouterr()
     # A line for each validation where stderr is no terminal, and nothing of Lightning's.
-    assert re.sub(r"\d+\.\d{4}|\d+ steps/s", "#", err) == (
+    assert re.sub(r"\d+\.\d{4}|[\d,]+\.\d steps/s", "#", err) == (
         "step 5 of 12: train #, dev #, #, 00:00 left\n"
         "step 10 of 12: train #, dev #, #, 00:00 left\n"
         "step 12 of 12: train #, dev #, #, 00:00 left\n"

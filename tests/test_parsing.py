@@ -215,7 +215,7 @@ def test_a_file_may_have_a_name_that_means_something_in_yaml(name: str, corpus_f
         ("1: 2", "bad.yaml: found the key 1, expected sections such as data:, model: and trainer:"),
         ("model:\n  dropout: 0\ndata:\n  path: x\nmodel:\n  num_layers: 2\n", "bad.yaml:5: model occurs twice"),
         ("model:\n  dropout: 0\n  num_layers: 2\n  dropout: 0.5\n", "bad.yaml:4: dropout occurs twice"),
-        ("model:\n  hiden_dim: 3\n", "'model.hiden_dim'; did you mean model.hidden_dim? (in bad.yaml)"),
+        ("model:\n  hiden_dim: 3\n", "model.hiden_dim: no such setting; did you mean model.hidden_dim? (in bad.yaml)"),
         ("modell:\n  hidden_dim: 3\n", "did you mean model.hidden_dim? (in bad.yaml)"),
         ("model.dropout: 0", "bad.yaml: found 'model.dropout', expected dropout in the section model:"),
         ("model:\n  hidden_dim:\n", "model.hidden_dim: found null, expected int (in bad.yaml)"),

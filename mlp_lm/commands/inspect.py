@@ -37,8 +37,10 @@ def inspect(
     nearest: str | None = None,
     json: str | None = None,
 ) -> None:
-    """What is in a corpus: of items lengths, alphabet, odd characters, and what dev and test repeat of train; of words
-    and running text how often tokens occur. Or what is near in a trained network.
+    """Show what is in a corpus, or which tokens are near each other in a trained network.
+
+    Of items: lengths, alphabet, odd characters, and what dev and test repeat of train. Of words and running text: how
+    often tokens occur, and how many a vocabulary leaves out.
 
     Args:
         path: Text file or known dataset, or, for --nearest, a checkpoint.

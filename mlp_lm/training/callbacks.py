@@ -195,7 +195,7 @@ class Progress(Callback):
         speed = (step - self.first_step) / (time.perf_counter() - self.start)
         left = tqdm.format_interval((end - step) / speed)
         with suppress(OSError):  # nobody reads it, or the disk of a log is full: no reason to end a run
-            print(f"step {step:,} of {end:,}: {_losses(trainer)}, {speed:,.0f} steps/s, {left} left", file=sys.stderr)
+            print(f"step {step:,} of {end:,}: {_losses(trainer)}, {speed:,.1f} steps/s, {left} left", file=sys.stderr)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the bar as it is."""

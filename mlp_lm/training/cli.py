@@ -138,7 +138,7 @@ class CLI(LightningCLI):
             except (TypeError, ValueError) as error:
                 parser.error(str(error))
         except SettingsError as error:
-            of_config = re.search("does not accept option|Key must be a string|found null", str(error))
+            of_config = re.search("no such setting|Key must be a string|found null", str(error))
             blame = f" (in {', '.join(configs)})" if configs and of_config else ""
             raise SettingsError(f"{error}{blame}") from error
         self.options = self.config[self.method]

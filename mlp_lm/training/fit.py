@@ -159,7 +159,7 @@ class Fit(cli.CLI):
         data = self.datamodule
         windows = " / ".join(f"{len(getattr(data.corpus, split)):,}" for split in SPLITS)
         several = f"; {self.trainer.world_size} processes" if self.trainer.world_size > 1 else ""
-        text = f"{data.source}: {windows} windows in {' / '.join(SPLITS)}, {data.vocab_size} tokens"
+        text = f"{data.source}: {windows} windows in {' / '.join(SPLITS)}, {data.vocab_size:,} tokens"
         steps = self.trainer.max_steps
         text += f"; {counted(steps, 'step')}, {steps / data.steps_per_pass:.3g} passes over train; run {run_dir}"
         if self.content:
