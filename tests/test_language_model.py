@@ -65,7 +65,7 @@ def test_the_summary_counts_what_is_known_and_what_was_cut() -> None:
     found = [Sample("a", False, "train"), Sample("ab", False, "dev or test"), Sample("aaa", True, None)]
     assert BY_TABLE.summary(found) == "3 items: 1 in train, 1 in dev or test, 0 new, 1 cut at --max_length (…)"
     unknown = model(BY_TABLE.log_probs, CorpusFacts(3, None))
-    assert unknown.summary(unknown.sample(1)) == "1 item: which of them are new is not known"
+    assert unknown.summary([Sample("a", False, None)]) == "1 item: which of them are new is not known"
 
 
 def test_only_new_items_come_back_if_requested() -> None:
