@@ -31,8 +31,8 @@ def score(
 ) -> None:
     """Log-probability of each item of a text, or of each line of a running text in the context of those before it.
 
-    One CSV row an item or line: item, tokens (the boundary that ends an item counted), unknown (how many of them are
-    <unk>; of words alone), log_prob (nats) and nats_per_token. The last row, whose item is empty, sums up all of them.
+    One CSV row for each item or line: item, tokens (the boundary that ends an item counted), unknown (how many of them
+    are <unk>; of words alone), log_prob (nats) and nats_per_token. The last row, whose item is empty, sums up all rows.
 
     Args:
         file: Checkpoint, count model or mixture to score with; a run folder stands for its best.ckpt.

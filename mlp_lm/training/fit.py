@@ -211,7 +211,7 @@ def resume_problems(path: Path, content: checkpoint.Content, settings: Settings,
         names = ["trainer.max_steps"] + ["model.lr_decay_steps"] * (settings["model.lr_decay_steps"] is not None)
         longer = [f"--{name}={limit + limit // 2}" for name in names]
         command = shlex.join(["python", "-m", "mlp_lm", "fit", f"--ckpt_path={path}", *longer])
-        yield f"trainer.max_steps: found {limit:,}, where this run has ended; to train on: {command}"
+        yield f"trainer.max_steps: found {limit:,}, at which this run has ended; to train on: {command}"
 
 
 @contextmanager
