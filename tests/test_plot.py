@@ -91,6 +91,7 @@ def test_of_overlapping_event_files_the_later_one_wins(tmp_path: Path) -> None:
 # -- the command -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_everything_that_a_run_has_in_one_picture(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -118,6 +119,7 @@ def test_chosen_plots_and_svg(best: Path, tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "a.svg").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_count_model_has_a_next_token_map_alone_and_a_mixture_embeddings_too(
     counts: Path, best: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -60,6 +60,7 @@ def test_so_many_run_at_a_time(tmp_path: Path, jobs: int) -> None:
     assert max(int(found.stem) for found in tmp_path.glob("*.full")) == jobs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "start",
     [

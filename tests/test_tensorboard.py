@@ -82,6 +82,7 @@ def hparams_tab(run_dir: Path) -> tuple[dict[str, Any], dict[str, float], str]:
     return settings, metrics, api_pb2.Status.Name(session.status)
 
 
+@pytest.mark.slow
 def test_the_hparams_tab_has_settings_and_latest_and_lowest_dev_loss_also_of_a_resumed_run(
     corpus_file: Path, tmp_path: Path
 ) -> None:
