@@ -90,7 +90,9 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
 
 
 @pytest.mark.slow
-def test_so_is_one_with_a_large_vocabulary(corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_is_the_uninterrupted_one_with_a_large_vocabulary_too(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mlp_lm.models.network.LARGE_VOCAB", 2)
     flags = [LOGGED, "--trainer.log_every_n_steps=4"]
     whole = fit(corpus_file, tmp_path / "whole", *flags)

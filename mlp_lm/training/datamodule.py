@@ -54,7 +54,7 @@ class TextDataModule(LightningDataModule):
     def corpus(self) -> Corpus:
         """The corpus, read when it is first asked for. Raises DataError, also for a text without a window."""
         corpus, window = load_corpus(self.settings), self.hparams["context_size"] + 1
-        paths = self.settings.paths if len(self.settings.paths) > 1 else self.settings.paths * len(SPLITS)
+        paths = self.settings.paths if len(self.settings.paths) > 1 else [self.source] * len(SPLITS)
         for split, path in zip(SPLITS, paths, strict=True) if self.settings.layout == "text" else ():
             if (tokens := len(getattr(corpus, split)) - 1) < window:
                 raise DataError(
