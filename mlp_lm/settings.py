@@ -94,10 +94,11 @@ FIXED_BY_WEIGHTS = dict.fromkeys(
         "model.embedding_dim",
         "model.hidden_dim",
         "model.num_layers",
+        "model.residual",
         "model.direct",
         "model.tied",
     ),
-    "its weights have that shape",
+    "its weights belong to such a network",
 )
 FIXED_ON_RESUME = FIXED_BY_WEIGHTS | {
     "seed_everything": "the order of its examples follows from it",

@@ -108,6 +108,13 @@ def test_a_corpus_with_fewer_windows_than_a_batch_trains(tmp_path: Path) -> None
     assert [step for step, _ in scalars(run)["dev/loss"]] == [5, 10, 12]
 
 
+def test_what_is_loaded_from_disk_is_the_network_that_was_trained(corpus_file: Path, tmp_path: Path) -> None:
+    for flags in (["--model.residual=true"], ["--model.direct=true"], ["--model.tied=true"]):
+        run = fit(corpus_file, tmp_path / flags[0], LOGGED, "--model.num_layers=2", *flags)
+        validated = min(loss for _, loss in scalars(run)["dev/loss"])
+        assert report(run)["losses"]["dev"]["nats_per_token"] == pytest.approx(validated, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("own", "environment", "batch_size", "expected"),
     [

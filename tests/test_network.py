@@ -81,6 +81,17 @@ def test_a_deeper_network_stacks_its_tanh_layers(batch: tuple[Tensor, Tensor]) -
     torch.testing.assert_close(net.eval()(contexts), net.output(h))  # without dropout
 
 
+def test_a_residual_layer_adds_to_what_it_sees(batch: tuple[Tensor, Tensor]) -> None:
+    contexts, _ = batch
+    net = network(num_layers=3, residual=True)
+    first, second, third = net.hidden
+    h = a = torch.tanh(first(net.embedding(contexts).flatten(1)))
+    h = h + (b := torch.tanh(second(h)))
+    h = h + (c := torch.tanh(third(h)))
+    torch.testing.assert_close(net(contexts), net.output(h))
+    torch.testing.assert_close(net.activations(contexts), [a, b, c])
+
+
 def test_weights_that_do_not_fit_are_refused() -> None:
     weights = network().state_dict()
     sizes = {"embedding_dim": E, "hidden_dim": H, "num_layers": 1}

@@ -108,8 +108,8 @@ def test_a_network_keeps_its_shape() -> None:
     trained: Settings = {"model.hidden_dim": 200, "model.num_layers": 1, "model.dropout": 0.1}
     assert [*changed({**trained, "model.dropout": 0.5}, trained, FIXED_BY_WEIGHTS)] == []
     assert [*changed({**trained, "model.hidden_dim": 77, "model.num_layers": 2}, trained, FIXED_BY_WEIGHTS)] == [
-        "model.hidden_dim: found 77, but the checkpoint has 200 (its weights have that shape); leave it out",
-        "model.num_layers: found 2, but the checkpoint has 1 (its weights have that shape); leave it out",
+        "model.hidden_dim: found 77, but the checkpoint has 200 (its weights belong to such a network); leave it out",
+        "model.num_layers: found 2, but the checkpoint has 1 (its weights belong to such a network); leave it out",
     ]
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from mlp_lm.models.cross_entropy import linear_cross_entropy
 
-# With V and T, they fix the shapes of all weights.
-ARCHITECTURE = ("embedding_dim", "hidden_dim", "num_layers", "direct", "tied")
+# With V, T and the weights, they fix the function that a network computes.
+ARCHITECTURE = ("embedding_dim", "hidden_dim", "num_layers", "residual", "direct", "tied")
 # Tokens from which on a vocabulary counts as large: the loss is then computed in parts, which is the faster way from
 # about this size on; and start and AdamW's β₂ are those that suit many rare tokens, measured at 16,383.
 LARGE_VOCAB = 1024
@@ -58,6 +58,7 @@ class MLP(nn.Module):
         embedding_dim: int,
         hidden_dim: int,
         num_layers: int = 1,
+        residual: bool = False,
         direct: bool = False,
         tied: bool = False,
         dropout: float = 0.0,
@@ -71,6 +72,7 @@ class MLP(nn.Module):
             embedding_dim: E.
             hidden_dim: H; 0 leaves the tanh layers out.
             num_layers: Number of tanh layers.
+            residual: Whether each tanh layer but the first adds its output to what it sees (He et al. 2016).
             direct: Whether the output layer sees the embeddings, too: the direct connections of Bengio et al.
             tied: Whether the embedding table is the weight of the output layer, too, after a projection from H to E
                 (Inan et al. 2017, Press and Wolf 2017).
@@ -79,7 +81,7 @@ class MLP(nn.Module):
         """
         super().__init__()
         self.embedding_dim, self.hidden_dim, self.num_layers = embedding_dim, hidden_dim, num_layers
-        self.direct, self.tied = direct, tied
+        self.residual, self.direct, self.tied = residual, direct, tied
         self.large_vocab = vocab_size >= LARGE_VOCAB
         input_dim = context_size * embedding_dim
         self.embedding = nn.Embedding(vocab_size, embedding_dim)  # (V, E)
@@ -118,8 +120,9 @@ class MLP(nn.Module):
         units at ±1, where no gradient passes. Here every pre-activation starts with variance 1, which leaves
         4 % of the units beyond |tanh| 0.97: the table has variance 1, so the first layer's weights are divided by
         √fan-in; tanh of a standard normal has a standard deviation of 0.628, so later layers' weights make up for
-        it (a gain of 1.59, the customary 5/3 within 5 %). Output weights a tenth of that size start the logits
-        near 0, and the loss at ln V: the first steps need not squash a random prediction.
+        it (a gain of 1.59, the customary 5/3 within 5 %), by half of that where a layer only adds to what it sees.
+        Output weights a tenth of that size start the logits near 0, and the loss at ln V: the first steps need not
+        squash a random prediction.
 
         The table of a large vocabulary, or one that is the output weight too, starts with a standard deviation of 0.1,
         and so do the pre-activations of the first layer: a rare token's embedding moves in few steps of one size, so
@@ -131,7 +134,7 @@ class MLP(nn.Module):
         nn.init.normal_(self.embedding.weight, std=table_std)
         for i, layer in enumerate(self.hidden):
             assert isinstance(layer, nn.Linear)
-            gain = 1 if i == 0 else 1 / 0.628
+            gain = 1 if i == 0 else (0.5 if self.residual else 1) / 0.628
             nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features))
             nn.init.zeros_(layer.bias)
         if self.projection is not None:
@@ -144,12 +147,14 @@ class MLP(nn.Module):
     def _features(self, contexts: Tensor) -> Tensor:
         """What the output layer sees of `contexts` (B, T): (B, H), with T·E embeddings, or projected to (B, E)."""
         e = self.embedding_dropout(self.embedding(contexts).flatten(1))  # (B, T) -> (B, T, E) -> (B, T·E), a view
-        h = e
-        for layer in self.hidden:
-            h = self.dropout(torch.tanh(layer(h)))  # (B, H)
+        x = h = e
+        for i, layer in enumerate(self.hidden):
+            z = torch.tanh(layer(x))  # (B, H)
+            h = h + z if self.residual and i > 0 else z
+            x = self.dropout(h)
         if self.projection is not None:
-            h = self.projection(h)  # (B, H) -> (B, E)
-        return torch.cat([h, e], 1) if self.direct and len(self.hidden) else h
+            x = self.projection(x)  # (B, H) -> (B, E)
+        return torch.cat([x, e], 1) if self.direct and len(self.hidden) else x
 
     def forward(self, contexts: Tensor) -> Tensor:
         """Logits (B, V) of the token that follows each of the `contexts` (B, T), int64."""
@@ -169,10 +174,11 @@ class MLP(nn.Module):
     def activations(self, contexts: Tensor) -> list[Tensor]:
         """The outputs of each tanh layer, (B, H) each, for the `contexts` (B, T), int64; without dropout."""
         h = self.embedding(contexts).flatten(1)  # (B, T) -> (B, T, E) -> (B, T·E), a view
-        outputs = []
+        outputs: list[Tensor] = []
         for layer in self.hidden:
-            h = torch.tanh(layer(h))  # (B, H)
-            outputs.append(h)
+            z = torch.tanh(layer(h))  # (B, H)
+            h = h + z if self.residual and outputs else z
+            outputs.append(z)
         return outputs
 
     def count_weights(self) -> int:

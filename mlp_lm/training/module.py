@@ -42,6 +42,7 @@ class MLPModule(LightningModule):
         embedding_dim: Annotated[int, Range(1, 65_536)] = 32,
         hidden_dim: Annotated[int, Range(0, 65_536)] = 512,
         num_layers: Annotated[int, Range(1, 1000)] = 1,
+        residual: bool = False,
         direct: bool = False,
         tied: bool = False,
         dropout: Annotated[float, Range(0, 1, below=True)] = 0.25,
@@ -66,6 +67,7 @@ class MLPModule(LightningModule):
             embedding_dim: E, width of the embedding table.
             hidden_dim: H, width of a tanh layer; 0, with direct, leaves the tanh layers out.
             num_layers: Number of tanh layers.
+            residual: Let each tanh layer but the first add its output to what it sees.
             direct: Let the output layer see the embeddings too, by the direct connections of Bengio et al. (2003).
             tied: Use the embedding table as the weight of the output layer too, after a projection from H to E.
             dropout: Fraction of tanh units dropped at each step.
@@ -91,7 +93,7 @@ class MLPModule(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         check_section("model", self.hparams, MLPModule)
-        shape = (embedding_dim, hidden_dim, num_layers, direct, tied)
+        shape = (embedding_dim, hidden_dim, num_layers, residual, direct, tied)
         self.network = MLP(vocab_size, context_size, *shape, dropout, embedding_dropout)
         self.dev_loss, self.test_loss = mean_loss(), mean_loss()
         self.automatic_optimization = False  # K steps a call: we run backward and the optimizer ourselves
