@@ -16,8 +16,8 @@ from mlp_lm.models.cross_entropy import linear_cross_entropy
 
 # With V, T and the weights, they fix the function that a network computes.
 ARCHITECTURE = ("embedding_dim", "hidden_dim", "num_layers", "residual", "direct", "tied")
-# Tokens from which on a vocabulary counts as large: the loss is then computed in parts, which is the faster way from
-# about this size on; and start and AdamW's β₂ are those that suit many rare tokens, measured at 16,383.
+# Tokens from which on a vocabulary counts as large: on the CPU, the loss is then computed in parts, which is the faster
+# way from about this size on; and start and AdamW's β₂ are those that suit many rare tokens, measured at 16,383.
 LARGE_VOCAB = 1024
 
 
@@ -163,7 +163,7 @@ class MLP(nn.Module):
 
     def loss(self, contexts: Tensor, targets: Tensor) -> Tensor:
         """The mean loss (), nats/token, of `targets` (B,) after `contexts` (B, T), both int64."""
-        if not self.large_vocab:  # all logits at once take less time than their parts
+        if not self.large_vocab or contexts.device.type != "cpu":  # all logits at once take less time than their parts
             return nn.functional.cross_entropy(self.forward(contexts), targets)
         return linear_cross_entropy(self._features(contexts), self.output.weight, self.output.bias, targets)
 

@@ -173,9 +173,14 @@ class CLI(LightningCLI):
 
 def silence() -> None:
     """Silence what Lightning prints and our own lines or config.yaml already say."""
-    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed", "fabric.utilities.distributed"):
+    for name in (
+        "fabric.utilities.distributed",
+        "fabric.utilities.seed",
+        "pytorch.accelerators.cuda",
+        "pytorch.trainer.connectors.signal_connector",
+        "pytorch.utilities.rank_zero",
+    ):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.trainer.connectors.signal_connector").setLevel(logging.WARNING)
     # Evaluation writes no checkpoints; Lightning 2.6 calls what torch 2.13 deprecates; our losses are means over all
     # processes before they are logged.
     for message in (

@@ -68,7 +68,7 @@ def build_report(
         "vocab_size": data.vocab_size,
         "weights": module.network.count_weights(),
         "windows": {split: len(getattr(data.corpus, split)) for split in SPLITS},
-        "device": str(module.device),
+        "device": str(module.trainer.strategy.root_device),  # the module is back on the CPU
         "first_step": first_step,
         "steps": steps,
         "max_steps": max_steps,
