@@ -60,6 +60,21 @@ def test_running_text_is_cut_in_order_and_each_split_is_one_item(tmp_path: Path)
     assert [dropped.items(split) for split in SPLITS] == [["abcdefgh"], [" "], ["i"]]
 
 
+@pytest.mark.parametrize("tokens", ["characters", "words"])
+def test_a_text_that_is_read_in_pieces_is_the_same(
+    tokens: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clean.txt").write_text("\n \nthe caf\u00e9\nthe end\n\nof the caf\u00e9", encoding="utf-8")
+    windows = "\ufeff\r\n \r\nthe cafe\u0301\r\nthe end\r\n\r\nof the cafe\u0301"
+    (tmp_path / "windows.txt").write_bytes(windows.encode())
+    whole = corpus(tmp_path / "clean.txt", tokens=tokens)
+    for block in (1, 7):
+        monkeypatch.setattr("mlp_lm.text.corpus.BLOCK", block)
+        found = corpus(tmp_path / "windows.txt", tokens=tokens)
+        assert found.fingerprint == whole.fingerprint
+        assert [found.items(split) for split in SPLITS] == [whole.items(split) for split in SPLITS]
+
+
 def test_a_dataset_may_have_a_published_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = b"a a b b c"
     (tmp_path / "x.txt").write_bytes(content)

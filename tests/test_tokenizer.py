@@ -67,9 +67,9 @@ def test_words_are_numbered_as_they_come_wherever_a_block_ends(monkeypatch: pyte
     vocab = Vocab(["", "the", "<unk>", "\n", "end"])
     for block in (1, 3, 100):
         monkeypatch.setattr("mlp_lm.text.tokenizer.BLOCK", block)
-        tokens, (numbers,) = number_words(["the odd\nthe end"], WORDS)
+        tokens, (numbers,) = number_words([["the odd\nthe end"]], WORDS)
         assert tokens == ["", "the", "odd", "\n", "end"] and numbers.tolist() == [1, 2, 3, 1, 4]
-        tokens, (numbers,) = number_words(["the end\nodd\n"], Tokenizer("words"))  # two items
+        tokens, (numbers,) = number_words([["the end\n", "odd\n"]], Tokenizer("words"))  # two items
         assert tokens == ["", "the", "end", "odd"] and numbers.tolist() == [1, 2, 0, 3, 0]
     assert WORDS.decode(np.array([1, 2, 4, 0]), vocab) == ["the <unk> end"]
     assert Tokenizer("words").decode(np.array([1, 4, 0, 1, 0]), vocab) == ["the end", "the"]
@@ -80,7 +80,7 @@ def test_words_are_numbered_as_they_come_wherever_a_block_ends(monkeypatch: pyte
 
 def chosen(text: str, min_count: int = 1, max_vocab_size: int | None = None) -> tuple[Vocab, Ids]:
     """The vocabulary of a text, and the text as its ids."""
-    tokens, (stream,) = number_words([text], WORDS)
+    tokens, (stream,) = number_words([[text]], WORDS)
     counts = np.bincount(stream, minlength=len(tokens))
     vocab, ids = choose_words(tokens, counts, counts, min_count, max_vocab_size)
     return vocab, ids[stream]
@@ -98,7 +98,7 @@ def test_of_equally_frequent_words_the_first_in_the_alphabet_stay() -> None:
 
 
 def test_a_literal_unk_is_the_unknown_word() -> None:
-    tokens, (stream,) = number_words(["a <unk> a b b"], Tokenizer("pretokenized", "drop"))
+    tokens, (stream,) = number_words([["a <unk> a b b"]], Tokenizer("pretokenized", "drop"))
     counts = np.bincount(stream, minlength=len(tokens))
     vocab, ids = choose_words(tokens, counts, counts, 1, None)
     assert vocab.tokens == ["", "a", "b", "<unk>"]

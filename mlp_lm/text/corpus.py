@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import random
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -116,20 +116,21 @@ def load_corpus(settings: CorpusSettings) -> Corpus:
     Raises DataError: a file is missing, unreadable or too small, or has an item that is too long; or no vocabulary can
     be made of it.
     """
-    s = settings
-    texts = _texts(s)
-    digest = _digest(texts)
+    s, digest = settings, hashlib.blake2b(digest_size=16)
+    pieces = [_hashed(text, digest) for text in _texts(s)]
     if s.tokens == "characters":
+        texts = ["".join(text) for text in pieces]
         # A closed alphabet: all characters of the corpus, not of train alone.
         vocab = Vocab.build(set().union(*map(set, texts)) - ({"\n"} if s.layout == "items" else set()))
         streams = _cut([s.tokenizer.encode(texts.pop(0), vocab) for _ in texts[:]], s)
     else:
-        distinct, numbers = number_words(texts, s.tokenizer)
+        distinct, numbers = number_words(pieces, s.tokenizer)
         numbers = _cut(numbers, s)
         counts = [count_numbers(part, len(distinct)) for part in numbers]
         chosen = counts[0] if s.vocab_from == "train" else np.sum(counts, axis=0)
         vocab, ids = choose_words(distinct, chosen, counts[0], s.min_count, s.max_vocab_size)
         streams = [look_up(ids, part) for part in numbers]
+        del numbers  # of four bytes each
     if s.layout == "text":  # one long item
         streams = [np.append(stream, stream.dtype.type(BOUNDARY)) for stream in streams]
     if s.layout == "text" or s.tokens != "characters":  # of items of characters, all is said
@@ -138,13 +139,13 @@ def load_corpus(settings: CorpusSettings) -> Corpus:
     return Corpus(s, vocab, train, dev, test, digest.hexdigest())
 
 
-def _digest(texts: Sequence[str]) -> hashlib.blake2b:
-    digest = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        for start in range(0, len(text), BLOCK):
-            digest.update(text[start : start + BLOCK].encode())
-        digest.update(b"\n")
-    return digest
+def _hashed(pieces: Iterable[str], digest: hashlib.blake2b) -> Iterator[str]:
+    """The pieces of a text, added to `digest` on their way."""
+    for piece in pieces:
+        for start in range(0, len(piece), BLOCK):
+            digest.update(piece[start : start + BLOCK].encode())
+        yield piece
+    digest.update(b"\n")
 
 
 def count_tokens(settings: CorpusSettings) -> tuple[list[str], list[npt.NDArray[np.int64]]]:
@@ -153,15 +154,22 @@ def count_tokens(settings: CorpusSettings) -> tuple[list[str], list[npt.NDArray[
     return distinct, [count_numbers(part, len(distinct)) for part in _cut(numbers, settings)]
 
 
-def _texts(settings: CorpusSettings) -> list[str]:
-    """The normalised texts of train, dev and test, of items one a line; or one running text that is yet to be cut."""
+def _texts(settings: CorpusSettings) -> list[Iterator[str]]:
+    """The normalised texts of train, dev and test in pieces, of items one a line; or one running text that is yet to be
+    cut."""
     if settings.layout == "items":
-        return _items_as_texts(settings)
-    texts = [settings.tokenizer.normalize(read_text(resolve_path(path))) for path in settings.paths]
-    for path, text in zip(settings.paths, texts, strict=True):
-        if not text.strip():
-            raise DataError(f"{path}: {'only white space' if text else 'an empty file'}; expected running text")
-    return texts
+        return [iter([text]) for text in _items_as_texts(settings)]
+    return [_running_text(path, settings.tokenizer) for path in settings.paths]
+
+
+def _running_text(path: str, tokenizer: Tokenizer) -> Iterator[str]:
+    """A normalised text in pieces. Raises DataError, at its end, if there is nothing but white space."""
+    found = "an empty file"
+    for piece in read_pieces(resolve_path(path)):
+        found = found if found == "" else "only white space" if piece.isspace() else ""
+        yield tokenizer.normalize(piece)
+    if found:
+        raise DataError(f"{path}: {found}; expected running text")
 
 
 def _items_as_texts(settings: CorpusSettings) -> list[str]:
@@ -215,9 +223,22 @@ def parse_items(text: str, path: Path, max_item_length: int | None = None) -> li
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, see `decode_text`. Raises DataError if it cannot be read."""
+    """The text of a file, see `read_pieces`."""
+    return "".join(read_pieces(path))
+
+
+def read_pieces(path: Path) -> Iterator[str]:
+    """The text of a UTF-8 file, as `decode_text` has it, in pieces of some lines, so that it need not fit into memory.
+
+    Raises DataError if it cannot be read.
+    """
     try:
-        return decode_text(path.read_bytes(), path)
+        with path.open(encoding="utf-8-sig") as file:
+            while piece := file.read(BLOCK) + file.readline():
+                yield unicodedata.normalize("NFC", piece)
+    except UnicodeDecodeError:
+        decode_text(path.read_bytes(), path)  # which says where
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected a text file, or one of: {', '.join(DATASETS)}") from None
     except IsADirectoryError:

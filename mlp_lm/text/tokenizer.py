@@ -130,15 +130,16 @@ class _Numbers(dict[str, int]):
         return number
 
 
-def number_words(texts: list[str], tokenizer: Tokenizer) -> tuple[list[str], list[Ids]]:
+def number_words(texts: Iterable[Iterable[str]], tokenizer: Tokenizer) -> tuple[list[str], list[Ids]]:
     """The distinct tokens of normalised texts in order of appearance, the boundary first, and each text as their
-    numbers, int32. Empties `texts`: what is not needed any more should not be in memory."""
+    numbers, int32. A text comes in pieces that end at white space."""
     numbers = _Numbers({"\n" if tokenizer.line_ends == "items" else "": BOUNDARY})
     streams: list[Ids] = []
-    while texts:
+    for pieces in texts:
         found = array("i")  # grows in place
-        for block in _blocks(texts.pop(0)):
-            found.extend(map(numbers.__getitem__, tokenizer._split(block)))
+        for piece in pieces:
+            for block in _blocks(piece):
+                found.extend(map(numbers.__getitem__, tokenizer._split(block)))
         streams.append(np.frombuffer(found, np.int32))
     return ["", *list(numbers)[1:]], streams
 

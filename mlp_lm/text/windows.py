@@ -35,16 +35,16 @@ class Windows:
 
     def __init__(self, stream: Ids, context_size: int) -> None:
         """`stream` (N,): items one after the other, each ended by the boundary."""
-        ends = stream == BOUNDARY
-        num_items = int(np.count_nonzero(ends))
-        padded_size = len(stream) + context_size * num_items
-        # The window of a target starts i * T after the target's place in the stream, where i items end before it.
-        starts: npt.NDArray[Any] = np.cumsum(ends, dtype=np.int32 if padded_size < 1 << 31 else np.int64)
-        starts -= ends
-        starts *= context_size
-        starts += np.arange(len(stream), dtype=starts.dtype)
+        ends = np.flatnonzero(stream == BOUNDARY)
+        padded_size = len(stream) + context_size * len(ends)
+        # Windows start one after the other, and those of the next item T later still; all in place, as N is large.
+        starts: npt.NDArray[Any] = np.ones(len(stream), np.int32 if padded_size < 1 << 31 else np.int64)
+        starts[ends[:-1] + 1] += context_size
+        np.cumsum(starts, dtype=starts.dtype, out=starts)
+        starts += context_size - 1  # targets
         padded = np.zeros(padded_size, stream.dtype)
-        padded[starts + context_size] = stream
+        padded[starts] = stream
+        starts -= context_size
         self.context_size = context_size
         self.starts = torch.from_numpy(starts)  # (N,)
         self._padded = torch.from_numpy(padded)
