@@ -163,7 +163,9 @@ def _find(keys: Ints, wanted: Ints) -> tuple[Ints, Bools]:
     """The place of each of `wanted` (B,) among sorted `keys`, and whether it is there."""
     if not len(keys):  # no item of train is that long
         return np.zeros_like(wanted), np.zeros(len(wanted), bool)
-    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    order = np.argsort(wanted)  # in which searches stay in the cache: a third of the time for many keys
+    places = np.empty_like(order)
+    places[order] = np.minimum(np.searchsorted(keys, wanted[order]), len(keys) - 1)
     return places, keys[places] == wanted
 
 
