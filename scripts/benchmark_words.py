@@ -36,15 +36,20 @@ class Plain(nn.Module):
         super().__init__()
         embedding_dim, hidden_dim = model["embedding_dim"], model["hidden_dim"]
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
-        self.hidden = nn.Linear(context_size * embedding_dim, hidden_dim)
+        widths = [context_size * embedding_dim] + [hidden_dim] * (model["num_layers"] - 1)
+        self.hidden = nn.ModuleList(nn.Linear(width, hidden_dim) for width in widths)
         self.projection = nn.Linear(hidden_dim, embedding_dim, bias=False)
         self.output = nn.Linear(embedding_dim, vocab_size)
         self.output.weight = self.embedding.weight
         self.embedding_dropout, self.dropout = nn.Dropout(model["embedding_dropout"]), nn.Dropout(model["dropout"])
 
     def forward(self, contexts: Tensor) -> Tensor:
-        e = self.embedding_dropout(self.embedding(contexts).flatten(1))
-        logits: Tensor = self.output(self.projection(self.dropout(torch.tanh(self.hidden(e)))))
+        x = h = self.embedding_dropout(self.embedding(contexts).flatten(1))
+        for i, layer in enumerate(self.hidden):
+            z = torch.tanh(layer(x))
+            h = h + z if i > 0 else z
+            x = self.dropout(h)
+        logits: Tensor = self.output(self.projection(x))
         return logits
 
 
