@@ -98,7 +98,7 @@ FIXED_BY_WEIGHTS = dict.fromkeys(
         "model.direct",
         "model.tied",
     ),
-    "its weights belong to such a network",
+    "its weights were trained with that",
 )
 FIXED_ON_RESUME = FIXED_BY_WEIGHTS | {
     "seed_everything": "the order of its examples follows from it",
@@ -122,7 +122,7 @@ FIXED_ON_RESUME = FIXED_BY_WEIGHTS | {
 def changed(settings: Settings, trained_with: Settings, fixed: Mapping[str, str]) -> Iterator[str]:
     """What is wrong, and why, with each setting in `fixed` that is not as the checkpoint has it."""
     for name, reason in fixed.items():
-        if name in trained_with and settings[name] != trained_with[name]:
+        if settings[name] != trained_with[name]:
             yield (
                 f"{name}: found {settings[name]!r}, but the checkpoint has {trained_with[name]!r} ({reason}); "
                 "leave it out"
@@ -148,6 +148,8 @@ def conflicts(settings: Settings) -> Iterator[str]:
         yield "data.newlines: applies only to data.layout text; of items, each has a line of its own"
     if settings.get("model.momentum") and settings.get("model.optimizer", "sgd") != "sgd":
         yield f"model.momentum: applies only to model.optimizer sgd (got {settings['model.momentum']!r})"
+    if settings.get("model.residual") and settings.get("model.num_layers", 1) == 1:
+        yield "model.residual: applies only to model.num_layers above 1"
     if settings.get("model.tied") and settings.get("model.direct"):
         yield "model.direct: does not go with model.tied, whose output layer sees E numbers; choose one"
     if settings.get("model.hidden_dim") == 0 and not settings.get("model.direct"):

@@ -92,6 +92,18 @@ def test_a_residual_layer_adds_to_what_it_sees(batch: tuple[Tensor, Tensor]) -> 
     torch.testing.assert_close(net.activations(contexts), [a, b, c])
 
 
+def test_a_residual_layer_sees_dropped_units_but_adds_to_all(batch: tuple[Tensor, Tensor]) -> None:
+    contexts, _ = batch
+    net = network(num_layers=2, residual=True, dropout=0.5)
+    first, second = net.hidden
+    torch.manual_seed(5)
+    h = torch.tanh(first(net.embedding(contexts).flatten(1)))
+    h = h + torch.tanh(second(net.dropout(h)))
+    expected = net.output(net.dropout(h))
+    torch.manual_seed(5)
+    torch.testing.assert_close(net(contexts), expected)
+
+
 def test_weights_that_do_not_fit_are_refused() -> None:
     weights = network().state_dict()
     sizes = {"embedding_dim": E, "hidden_dim": H, "num_layers": 1}
@@ -161,14 +173,14 @@ def test_dropped_embeddings_change_a_training_step_alone(batch: tuple[Tensor, Te
 # -- initialisation ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [{}, {"num_layers": 3}, {"direct": True}])
+@pytest.mark.parametrize("kind", [{}, {"num_layers": 3}, {"num_layers": 2, "residual": True}, {"direct": True}])
 def test_training_starts_from_a_uniform_choice_with_tanh_units_neither_saturated_nor_idle(kind: dict[str, Any]) -> None:
     net = network(**kind)  # which seeds torch
     contexts, targets = torch.randint(V, (1000, T)), torch.randint(V, (1000,))
     assert F.cross_entropy(net(contexts), targets).item() == pytest.approx(math.log(V), rel=0.02)
-    for h in net.activations(contexts):
+    for i, h in enumerate(net.activations(contexts)):
         assert (h.abs() > 0.97).double().mean().item() < 0.10
-        assert h.double().atanh().std().item() == pytest.approx(1, rel=0.15)
+        assert h.double().atanh().std().item() == pytest.approx(0.5 if net.residual and i > 0 else 1, rel=0.15)
 
 
 @pytest.mark.parametrize(("vocab_size", "tied"), [(2000, False), (2000, True), (V, True)])

@@ -107,7 +107,7 @@ def test_the_json_schema_knows_every_setting(schema: dict[str, Any]) -> None:
     model, data = (schema["properties"][section]["properties"] for section in ("model", "data"))
     assert model["dropout"] == {
         "type": "number",
-        "description": "Fraction of tanh units dropped at each step.",
+        "description": "Fraction of what a tanh layer passes on that is dropped at each step.",
         "default": 0.25,
         "minimum": 0,
         "exclusiveMaximum": 1,

@@ -89,6 +89,15 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
     assert_same_run(uninterrupted(recipe), run)
 
 
+def test_what_an_older_checkpoint_lacks_was_as_its_default_is(run_dir: Path, tmp_path: Path, capsys: Capture) -> None:
+    content = torch.load(last(run_dir), weights_only=True)
+    del content["hyper_parameters"]["direct"]
+    torch.save(content, tmp_path / "old.ckpt")
+    for command in ("fit", "test"):
+        error = error_of([command, f"--ckpt_path={tmp_path / 'old.ckpt'}", "--model.direct=true"], capsys)
+        assert "model.direct: found True, but the checkpoint has False" in error
+
+
 @pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one_with_a_large_vocabulary_too(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

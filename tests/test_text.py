@@ -64,8 +64,8 @@ def test_running_text_is_cut_in_order_and_each_split_is_one_item(tmp_path: Path)
 def test_a_text_that_is_read_in_pieces_is_the_same(
     tokens: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "clean.txt").write_text("\n \nthe caf\u00e9\nthe end\n\nof the caf\u00e9", encoding="utf-8")
-    windows = "\ufeff\r\n \r\nthe cafe\u0301\r\nthe end\r\n\r\nof the cafe\u0301"
+    (tmp_path / "clean.txt").write_text("\n \nthe caf\u00e9\nthe end\n\nof the caf\u00e9\n\n", encoding="utf-8")
+    windows = "\ufeff\r\n \r\nthe cafe\u0301\r\nthe end\r\n\r\nof the cafe\u0301\r\n\r\n"
     (tmp_path / "windows.txt").write_bytes(windows.encode())
     whole = corpus(tmp_path / "clean.txt", tokens=tokens)
     for block in (1, 7):
@@ -183,6 +183,7 @@ def test_scripts_without_blanks_and_prose_get_a_line_of_advice(tmp_path: Path, c
         ("fit --data.newlines=drop", "data.newlines: applies only to data.layout text"),
         ("fit --model.hidden_dim=0", "model.hidden_dim: found 0, which needs --model.direct true"),
         ("fit --model.tied=true --model.direct=true", "model.direct: does not go with model.tied"),
+        ("fit --model.residual=true", "model.residual: applies only to model.num_layers above 1"),
         ("fit --model.hidden_dim=0 --model.direct=true --model.num_layers=2", "hidden_dim 0 leaves no tanh layer"),
         ("inspect names --max_vocab_size=9", "data.max_vocab_size: applies only to words"),
         ("inspect names --tokens=words --item=emma", "item: shows windows of characters in items"),

@@ -17,7 +17,7 @@ from mlp_lm.models.cross_entropy import linear_cross_entropy
 # With V, T and the weights, they fix the function that a network computes.
 ARCHITECTURE = ("embedding_dim", "hidden_dim", "num_layers", "residual", "direct", "tied")
 # Tokens from which on a vocabulary counts as large: on the CPU, the loss is then computed in parts, which is the faster
-# way from about this size on; and start and AdamW's β₂ are those that suit many rare tokens, measured at 16,383.
+# way from about this size on. Initialisation and AdamW's β₂ are those that suit many rare tokens, measured at 16,383.
 LARGE_VOCAB = 1024
 
 
@@ -72,11 +72,12 @@ class MLP(nn.Module):
             embedding_dim: E.
             hidden_dim: H; 0 leaves the tanh layers out.
             num_layers: Number of tanh layers.
-            residual: Whether each tanh layer but the first adds its output to what it sees (He et al. 2016).
+            residual: Whether each tanh layer but the first adds its output to the sum of those before it (He et al.
+                2016).
             direct: Whether the output layer sees the embeddings, too: the direct connections of Bengio et al.
             tied: Whether the embedding table is the weight of the output layer, too, after a projection from H to E
                 (Inan et al. 2017, Press and Wolf 2017).
-            dropout: The share of tanh units that each training step leaves out.
+            dropout: The share of what a tanh layer passes on that each training step leaves out.
             embedding_dropout: The share of the numbers in embeddings that each training step leaves out.
         """
         super().__init__()
@@ -120,7 +121,7 @@ class MLP(nn.Module):
         units at ±1, where no gradient passes. Here every pre-activation starts with variance 1, which leaves
         4 % of the units beyond |tanh| 0.97: the table has variance 1, so the first layer's weights are divided by
         √fan-in; tanh of a standard normal has a standard deviation of 0.628, so later layers' weights make up for
-        it (a gain of 1.59, the customary 5/3 within 5 %), by half of that where a layer only adds to what it sees.
+        it (a gain of 1.59, the customary 5/3 within 5 %). A residual layer starts at half of that, with little to add.
         Output weights a tenth of that size start the logits near 0, and the loss at ln V: the first steps need not
         squash a random prediction.
 
@@ -151,7 +152,7 @@ class MLP(nn.Module):
         for i, layer in enumerate(self.hidden):
             z = torch.tanh(layer(x))  # (B, H)
             h = h + z if self.residual and i > 0 else z
-            x = self.dropout(h)
+            x = self.dropout(h)  # what the next layer sees; with `residual`, it adds to h
         if self.projection is not None:
             x = self.projection(x)  # (B, H) -> (B, E)
         return torch.cat([x, e], 1) if self.direct and len(self.hidden) else x
@@ -163,7 +164,7 @@ class MLP(nn.Module):
 
     def loss(self, contexts: Tensor, targets: Tensor) -> Tensor:
         """The mean loss (), nats/token, of `targets` (B,) after `contexts` (B, T), both int64."""
-        if not self.large_vocab or contexts.device.type != "cpu":  # all logits at once take less time than their parts
+        if not self.large_vocab or contexts.device.type != "cpu":  # faster with all logits at once
             return nn.functional.cross_entropy(self.forward(contexts), targets)
         return linear_cross_entropy(self._features(contexts), self.output.weight, self.output.bias, targets)
 

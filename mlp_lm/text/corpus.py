@@ -122,7 +122,7 @@ def load_corpus(settings: CorpusSettings) -> Corpus:
         texts = ["".join(text) for text in pieces]
         # A closed alphabet: all characters of the corpus, not of train alone.
         vocab = Vocab.build(set().union(*map(set, texts)) - ({"\n"} if s.layout == "items" else set()))
-        streams = _cut([s.tokenizer.encode(texts.pop(0), vocab) for _ in texts[:]], s)
+        streams = _cut([s.tokenizer.encode(texts.pop(0), vocab) for _ in range(len(texts))], s)
     else:
         distinct, numbers = number_words(pieces, s.tokenizer)
         numbers = _cut(numbers, s)
@@ -130,7 +130,7 @@ def load_corpus(settings: CorpusSettings) -> Corpus:
         chosen = counts[0] if s.vocab_from == "train" else np.sum(counts, axis=0)
         vocab, ids = choose_words(distinct, chosen, counts[0], s.min_count, s.max_vocab_size)
         streams = [look_up(ids, part) for part in numbers]
-        del numbers  # of four bytes each
+        del numbers  # four bytes each, no longer needed
     if s.layout == "text":  # one long item
         streams = [np.append(stream, stream.dtype.type(BOUNDARY)) for stream in streams]
     if s.layout == "text" or s.tokens != "characters":  # of items of characters, all is said
@@ -140,7 +140,7 @@ def load_corpus(settings: CorpusSettings) -> Corpus:
 
 
 def _hashed(pieces: Iterable[str], digest: hashlib.blake2b) -> Iterator[str]:
-    """The pieces of a text, added to `digest` on their way."""
+    """The pieces of a text, each added to `digest` before it is yielded."""
     for piece in pieces:
         for start in range(0, len(piece), BLOCK):
             digest.update(piece[start : start + BLOCK].encode())
@@ -163,13 +163,13 @@ def _texts(settings: CorpusSettings) -> list[Iterator[str]]:
 
 
 def _running_text(path: str, tokenizer: Tokenizer) -> Iterator[str]:
-    """A normalised text in pieces. Raises DataError, at its end, if there is nothing but white space."""
-    found = "an empty file"
+    """A normalised text in pieces. Raises DataError, at its end, if nothing in it is visible."""
+    empty = blank = True
     for piece in read_pieces(resolve_path(path)):
-        found = found if found == "" else "only white space" if piece.isspace() else ""
+        empty, blank = False, blank and piece.isspace()
         yield tokenizer.normalize(piece)
-    if found:
-        raise DataError(f"{path}: {found}; expected running text")
+    if blank:
+        raise DataError(f"{path}: {'an empty file' if empty else 'only white space'}; expected running text")
 
 
 def _items_as_texts(settings: CorpusSettings) -> list[str]:
@@ -228,17 +228,13 @@ def read_text(path: Path) -> str:
 
 
 def read_pieces(path: Path) -> Iterator[str]:
-    """The text of a UTF-8 file, as `decode_text` has it, in pieces of some lines, so that it need not fit into memory.
-
-    Raises DataError if it cannot be read.
-    """
+    """The text of a UTF-8 file, see `decode_text`, in pieces of some lines. Raises DataError if it cannot be read."""
+    lines = 0
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            while piece := file.read(BLOCK) + file.readline():
-                yield unicodedata.normalize("NFC", piece)
-    except UnicodeDecodeError:
-        decode_text(path.read_bytes(), path)  # which says where
-        raise
+        with path.open("rb") as file:
+            while data := file.read(BLOCK) + file.readline():
+                yield decode_text(data, path, lines)
+                lines += data.count(b"\n")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected a text file, or one of: {', '.join(DATASETS)}") from None
     except IsADirectoryError:
@@ -247,13 +243,17 @@ def read_pieces(path: Path) -> Iterator[str]:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-def decode_text(data: bytes, path: Path) -> str:
-    """UTF-8 as text, NFC-normalised, without byte order mark, its line ends as line feeds; `path` is for errors."""
-    data = data.removeprefix(codecs.BOM_UTF8)
+def decode_text(data: bytes, path: Path, lines_before: int = 0) -> str:
+    """UTF-8 as text, NFC-normalised, without byte order mark, its line ends as line feeds.
+
+    Raises DataError that names `path` and the line, where `lines_before` are before `data`.
+    """
+    if not lines_before:
+        data = data.removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = lines_before + data.count(b"\n", 0, error.start) + 1
         column = error.start - data.rfind(b"\n", 0, error.start)
         raise DataError(
             f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x} at byte {column} of the line); "

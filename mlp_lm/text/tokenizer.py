@@ -132,7 +132,7 @@ class _Numbers(dict[str, int]):
 
 def number_words(texts: Iterable[Iterable[str]], tokenizer: Tokenizer) -> tuple[list[str], list[Ids]]:
     """The distinct tokens of normalised texts in order of appearance, the boundary first, and each text as their
-    numbers, int32. A text comes in pieces that end at white space."""
+    numbers, int32. A text comes in pieces, each but the last of which ends at white space."""
     numbers = _Numbers({"\n" if tokenizer.line_ends == "items" else "": BOUNDARY})
     streams: list[Ids] = []
     for pieces in texts:

@@ -37,11 +37,11 @@ class Windows:
         """`stream` (N,): items one after the other, each ended by the boundary."""
         ends = np.flatnonzero(stream == BOUNDARY)
         padded_size = len(stream) + context_size * len(ends)
-        # Windows start one after the other, and those of the next item T later still; all in place, as N is large.
+        # Starts rise by 1, and by T + 1 at the first token of each further item; all in place, as N is large.
         starts: npt.NDArray[Any] = np.ones(len(stream), np.int32 if padded_size < 1 << 31 else np.int64)
         starts[ends[:-1] + 1] += context_size
         np.cumsum(starts, dtype=starts.dtype, out=starts)
-        starts += context_size - 1  # targets
+        starts += context_size - 1  # now where the targets are
         padded = np.zeros(padded_size, stream.dtype)
         padded[starts] = stream
         starts -= context_size

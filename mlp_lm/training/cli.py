@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mlp_lm.errors import Interrupted, SettingsError
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
-from mlp_lm.settings import SEED, check
+from mlp_lm.settings import SEED, Settings, check
 from mlp_lm.training import runs
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
@@ -53,6 +53,7 @@ class CLI(LightningCLI):
     trainer: Trainer
     model: MLPModule
     datamodule: TextDataModule
+    trained_with: Settings  # of the checkpoint, if there is one
 
     def __init__(self, args: list[str], description: str = "", method: str | None = None) -> None:
         """Parse and run a command.
@@ -104,8 +105,10 @@ class CLI(LightningCLI):
         parser.show_ranges(self.allowed)
         parser.hide(lambda name: name in SECTIONS or self.ignores(name.removesuffix(".help")))
         if self.content is not None:
-            known = {*parser.get_defaults().keys()}  # a generator, which the first miss would exhaust
-            parser.set_defaults({k: v for k, v in checkpoint.settings(self.content).items() if k in known})
+            defaults = dict(parser.get_defaults().items())
+            found = {k: v for k, v in checkpoint.settings(self.content).items() if k in defaults}
+            parser.set_defaults(found)
+            self.trained_with = {**defaults, **found}  # what an older checkpoint lacks was as its default is
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The seed: a number, where LightningCLI would take booleans too."""

@@ -55,8 +55,7 @@ class Evaluation(cli.CLI):
 
     def problems_with_checkpoint(self) -> Iterator[str]:
         """Sizes that are not those of the weights."""
-        assert self.content is not None
-        yield from changed(self.settings, checkpoint.settings(self.content), FIXED_BY_WEIGHTS)
+        yield from changed(self.settings, self.trained_with, FIXED_BY_WEIGHTS)
 
     def before_instantiate_classes(self) -> None:
         """Losses are printed; Lightning would write them to ./lightning_logs, too."""

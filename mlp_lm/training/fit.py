@@ -85,7 +85,7 @@ class Fit(cli.CLI):
     def problems_with_checkpoint(self) -> Iterator[str]:
         """What a resumed run cannot change, or would lose."""
         assert self.checkpoint is not None and self.content is not None
-        yield from changed(self.settings, checkpoint.settings(self.content), FIXED_ON_RESUME)
+        yield from changed(self.settings, self.trained_with, FIXED_ON_RESUME)
         if self.options["run_dir"] is not None and not self.auto:
             yield "run_dir: a resumed run stays in its own folder; leave out --run_dir"
         yield from resume_problems(self.checkpoint, self.content, self.settings, self.auto)

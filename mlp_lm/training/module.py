@@ -67,10 +67,10 @@ class MLPModule(LightningModule):
             embedding_dim: E, width of the embedding table.
             hidden_dim: H, width of a tanh layer; 0, with direct, leaves the tanh layers out.
             num_layers: Number of tanh layers.
-            residual: Let each tanh layer but the first add its output to what it sees.
+            residual: Let each tanh layer but the first add its output to the sum of those before it.
             direct: Let the output layer see the embeddings too, by the direct connections of Bengio et al. (2003).
             tied: Use the embedding table as the weight of the output layer too, after a projection from H to E.
-            dropout: Fraction of tanh units dropped at each step.
+            dropout: Fraction of what a tanh layer passes on that is dropped at each step.
             embedding_dropout: Fraction of the embeddings' numbers dropped at each step.
             optimizer: sgd as in the lecture, or adamw (β₂ 0.99; 0.999 from 1,024 tokens on).
             learning_rate: The highest learning rate.
