@@ -136,7 +136,7 @@ def write(content: Content, path: PathLike) -> None:
         write_atomically(path, lambda file: torch.save(content, file))
     except (OSError, RuntimeError) as error:  # torch wraps a full disk in an error of its own
         reason = getattr(error, "strerror", None) or getattr(error.__context__, "strerror", None) or error
-        raise CheckpointError(f"{path}: cannot be written ({reason}); the last checkpoint is unchanged") from error
+        raise CheckpointError(f"{path}: cannot be written ({reason}); last.ckpt is unchanged") from error
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------
