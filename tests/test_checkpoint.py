@@ -172,7 +172,7 @@ def test_a_file_that_would_run_code_runs_none(
         ("missing", "missing: no such file; expected a checkpoint"),
         ("folder", "folder: a folder without checkpoints/best.ckpt; expected a run folder\n"),
         ("runs", "expected a run folder; did you mean runs/version_0?"),
-        ("https://example.org/best.ckpt", "no such file; expected a checkpoint (…/checkpoints/best.ckpt); download it"),
+        ("https://example.org/best.ckpt", "no such file; expected a checkpoint or a run folder; download it"),
         ("counts.npz", "counts.npz: a file of counts or a mixture; expected the checkpoint of a network (.ckpt)"),
     ],
 )

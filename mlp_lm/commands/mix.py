@@ -93,6 +93,7 @@ def _table(names: Sequence[str], probs: Mapping[str, Tensor], weights: Tensor) -
     def line(name: str, mixed: Mapping[str, Tensor], weight: str = "") -> str:
         losses = [NLL(-p.log().sum().item(), p.numel()) for p in mixed.values()]
         figures = "".join(f"{loss.nats_per_token:>9.4f}{loss.perplexity:>11.3f}" for loss in losses)
+        figures = figures.replace("inf", "  –")  # a cache alone gives most tokens no probability
         return f"{name:<{width}}{figures}{weight:>8}"
 
     for i, name in enumerate(names):

@@ -76,7 +76,7 @@ def resolve(path: PathLike) -> Path:
         raise CheckpointError(f"{path}: a folder without checkpoints/best.ckpt; expected a run folder{hint}")
     if not Path(path).exists():
         hint = "; download it first" if "://" in str(path) else ""
-        raise CheckpointError(f"{path}: no such file; expected a checkpoint (…/checkpoints/best.ckpt){hint}")
+        raise CheckpointError(f"{path}: no such file; expected a checkpoint or a run folder{hint}")
     return Path(path)
 
 
