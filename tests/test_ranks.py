@@ -19,7 +19,7 @@ from mlp_lm.cli import main
 from mlp_lm.errors import LostProcessError
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.trainer import Trainer, report_lost_process
-from tests.conftest import LOGGED, ROOT, SMALL, Capture, assert_same_run, fit, last, report, scalars, state
+from tests.conftest import LOGGED, ROOT, SMALL, Capture, assert_same_run, fit, report, scalars, state
 
 # Float64, where the order of a sum changes the last of 16 digits.
 EXACT = [LOGGED, "--data.batch_size=194", "--trainer.precision=64-true", "--model.dropout=0", "--trainer.max_steps=16"]
@@ -48,8 +48,11 @@ def output(args: list[str], expected: int = 0) -> tuple[str, str]:
     return out, err
 
 
-def fit_args(corpus: Path, run_dir: Path, *flags: str) -> list[str]:
-    return ["fit", f"--data.path={corpus}", f"--run_dir={run_dir}", *SMALL, *flags]
+def in_two_processes(script: Path, *commands: tuple[list[str], int]) -> tuple[str, str]:
+    """What two processes write that torchrun starts and that do these commands, each with its exit code, in turn."""
+    checks = [f"assert main({[*args, *TWO]}) == {code}\n" for args, code in commands]
+    script.write_text("from mlp_lm.cli import main\n\n" + "".join(checks))
+    return output([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)])
 
 
 def test_every_window_is_evaluated_by_one_process(corpus_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,14 +122,44 @@ def test_what_torch_raises_for_a_lost_process_is_one_error_and_nothing_else_is(e
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(corpus_file: Path, tmp_path: Path) -> None:
-    one, two = fit(corpus_file, tmp_path / "one", *EXACT), tmp_path / "two"
-    out, err = output(command(*fit_args(corpus_file, two, *EXACT, *TWO)))
-    # The first alone reports.
-    assert err.count("step 16 of 16: ") == out.count("2 processes") == out.count("samples") == 1
+def test_two_processes_train_resume_evaluate_and_fail_as_one_does(
+    best: Path, corpus_file: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    one, evaluate = fit(corpus_file, tmp_path / "one", *EXACT), ["test", f"--ckpt_path={best}"]
+    capfd.readouterr()
+    assert main([*evaluate, "--trainer.accelerator=cpu"]) == 0
+    evaluation = capfd.readouterr().out
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+
+    def fit_args(name: str, *flags: str) -> list[str]:
+        return ["fit", f"--data.path={corpus_file}", f"--run_dir={tmp_path / name}", *SMALL, *EXACT, *flags]
+
+    dropout = ["--trainer.precision=32-true", "--model.dropout=0.3", "--model.lr_decay_steps=16"]
+    diverging = ["--model.optimizer=sgd", "--model.learning_rate=1e35", "--trainer.precision=32-true"]
+    out, err = in_two_processes(
+        tmp_path / "commands.py",
+        (fit_args("two"), 0),
+        (fit_args("whole", *dropout), 0),
+        (fit_args("parts", *dropout, "--trainer.max_steps=10"), 0),
+        (["fit", f"--ckpt_path={tmp_path / 'parts'}", "--trainer.max_steps=16", "--data.steps_per_execution=3"], 0),
+        (evaluate, 0),
+        (fit_args("full"), 2),  # which the first process alone meets
+        (fit_args("new", *diverging), 2),  # and this all of them
+    )
+    # The first alone reports: that five runs begin, that four end, and the losses.
+    assert [out.count(text) for text in ("2 processes", "samples:", evaluation)] == [5, 4, 1]
+    full, diverged = re.findall("^mlp_lm fit: error: .*", err, re.MULTILINE)
+    assert "full is not empty" in full and "train loss is nan at step 3" in diverged and "Traceback" not in err
+
+    two, whole, parts = tmp_path / "two", tmp_path / "whole", tmp_path / "parts"
     torch.testing.assert_close(state(one), state(two), rtol=0, atol=1e-9)
     torch.testing.assert_close(scalars(one), scalars(two), rtol=1e-6, atol=0)
     torch.testing.assert_close(report(one)["losses"], report(two)["losses"], rtol=1e-9, atol=0)
+    torch.testing.assert_close(state(whole), state(parts), rtol=0, atol=0)
+    curves, resumed = scalars(whole), scalars(parts)
+    assert curves.pop("dev/lowest_loss")[-1:] == resumed.pop("dev/lowest_loss")[-1:]  # each part has an end of its own
+    assert curves == resumed
 
 
 @pytest.mark.slow
@@ -140,45 +173,6 @@ def test_the_commands_of_the_readme_for_two_processes_give_the_same_run(tmp_path
         out, _ = output([sys.executable, *module, *args, *short])
         assert "2 processes" in out and "3 steps" in out
     assert_same_run(tmp_path / "python", tmp_path / "torchrun")
-
-
-@pytest.mark.slow
-def test_a_resumed_run_of_two_processes_ends_like_an_uninterrupted_one(corpus_file: Path, tmp_path: Path) -> None:
-    flags = [*TWO, "--data.batch_size=194", "--model.dropout=0.3", "--model.lr_decay_steps=16"]
-    flags += ["--trainer.val_check_interval=8"]
-    output(command(*fit_args(corpus_file, tmp_path / "whole", *flags, "--trainer.max_steps=16")))
-    output(command(*fit_args(corpus_file, tmp_path / "parts", *flags, "--trainer.max_steps=8")))
-    resumed = ["--trainer.accelerator=cpu", "--trainer.max_steps=16", "--data.steps_per_execution=3"]
-    output(command("fit", f"--ckpt_path={last(tmp_path / 'parts')}", *TWO, *resumed))
-    torch.testing.assert_close(state(tmp_path / "whole"), state(tmp_path / "parts"), rtol=0, atol=0)
-    whole, parts = (scalars(tmp_path / name) for name in ("whole", "parts"))
-    assert parts.pop("dev/lowest_loss")[-1:] == whole.pop("dev/lowest_loss")  # each part has an end of its own
-    assert parts == whole
-
-
-@pytest.mark.slow
-def test_two_processes_evaluate_as_one_does(best: Path, capfd: Capture) -> None:
-    args = ["test", f"--ckpt_path={best}", "--trainer.accelerator=cpu"]
-    assert main(args) == 0
-    assert output(command(*args, *TWO)) == (capfd.readouterr().out, "")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("folder", "flags", "expected"),
-    [
-        ("full", [], "full is not empty"),
-        ("new", ["--model.optimizer=sgd", "--model.learning_rate=1e35", "--model.dropout=0"], "dev loss is nan"),
-    ],
-)
-def test_what_the_first_process_or_all_meet_is_one_line(
-    folder: str, flags: list[str], expected: str, corpus_file: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine").touch()
-    args = fit_args(corpus_file, tmp_path / folder, "--trainer.max_steps=10", *flags, *TWO)
-    _, err = output(command(*args), expected=2)
-    assert expected in err and "Traceback" not in err and err.count("mlp_lm fit: error: ") == 1
 
 
 @pytest.mark.slow
@@ -196,7 +190,7 @@ def test_when_one_process_is_ended_the_other_ends_with_one_line(
 ) -> None:
     run = tmp_path / "run"
     flags = [*TWO, "--trainer.max_steps=1000000", "--trainer.enable_progress_bar=false"]
-    with start(command(*fit_args(corpus_file, run, *flags))) as first:
+    with start(command("fit", f"--data.path={corpus_file}", f"--run_dir={run}", *SMALL, *flags)) as first:
         try:
             while not (run / "checkpoints" / "best.ckpt").exists():
                 assert first.poll() is None
