@@ -7,7 +7,9 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,14 +47,25 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
         with open(path, "wb") as file:
             write(file)
         return
-    temporary = path.with_name(f".{os.getpid()}.part")
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A free name beside `path` for a file or a folder that takes its place once it is complete."""
+    temporary, old = (path.with_name(f".{os.getpid()}.{suffix}") for suffix in ("part", "old"))
     try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield temporary
+        if temporary.is_dir() and path.is_dir():  # which no system replaces in one move
+            path.rename(old)
+        temporary.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from mlp_lm.errors import SettingsError
 from mlp_lm.files import check_outputs
+from mlp_lm.models import mixture
 from mlp_lm.models.checkpoint import check_same_data, load, resolve, save_parts
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.metrics import NLL
-from mlp_lm.models.mixture import best_weights, cache_model, target_probs
 from mlp_lm.settings import Range
 from mlp_lm.text.corpus import CorpusSettings, load_corpus
 from mlp_lm.text.windows import Windows
@@ -55,16 +55,18 @@ def mix(
     data = {"vocab": first.vocab.tokens, "fingerprint": first.facts.fingerprint, "item_hashes": first.facts.item_hashes}
     check_same_data(files[0], data, corpus)
     if cache is not None:
-        parts[f"cache of {cache:,} tokens"] = cache_model(cache, first.vocab, first.facts)
+        parts[f"cache of {cache:,} tokens"] = mixture.cache_model(cache, first.vocab, first.facts)
     models = [*parts.values()]
     probs = {}
     for split in ("dev", "test") if test else ("dev",):
         stream = getattr(corpus, split)
-        probs[split] = torch.stack([target_probs(model, Windows(stream, model.context_size)) for model in models])
-    weights = best_weights(probs["dev"])
+        probs[split] = torch.stack(
+            [mixture.target_probs(model, Windows(stream, model.context_size)) for model in models]
+        )
+    weights = mixture.best_weights(probs["dev"])
     print("\n".join(_table([*parts], probs, weights)))
     if save is not None:
-        save_parts(save, models, weights.tolist())
+        save_parts(save, mixture.mix(models, weights.tolist()))
         print(f"saved: {save}")
 
 
@@ -101,5 +103,5 @@ def _table(names: Sequence[str], probs: Mapping[str, Tensor], weights: Tensor) -
     yield line("mixture", {split: weights @ p for split, p in probs.items()})
     for i, name in enumerate(names if len(names) > 2 else ()):
         others = [k for k in range(len(names)) if k != i]
-        best = best_weights(probs["dev"][others])
+        best = mixture.best_weights(probs["dev"][others])
         yield line(f"without {name}", {split: best @ p[others] for split, p in probs.items()})

@@ -79,7 +79,7 @@ def ngram(
         report["test"] = {"order": rows[best].order, "test": nll.nats_per_token}
         print(f"test, order {rows[best].order}: {nll}")
     if save is not None:
-        checkpoint.save_parts(save, [LanguageModel.of_counts(models[best], corpus.vocab, CorpusFacts.of(corpus))])
+        checkpoint.save_parts(save, LanguageModel.of_counts(models[best], corpus.vocab, CorpusFacts.of(corpus)))
         print(f"saved: {save}")
     if plot is not None:
         curves.save(curves.draw_orders([asdict(row) for row in rows]), plot)

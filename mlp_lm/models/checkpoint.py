@@ -19,15 +19,18 @@ A `.npz` of counts, or of a mixture, holds plain arrays:
     item_hashes_train, _dev, _test          absent beyond a million items
     part<i>_level<k>_keys, _probs, _backoff of a part that counts, see `ngram.Level`
     part<i>_<name>                          the weights of a part that is a network
+
+A folder for strangers (`export --format safetensors`) holds the same of any model: the arrays in model.safetensors and
+the header in config.json, without the place of the corpus on this machine and with the checksum of the arrays.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,7 @@ import numpy as np
 import torch
 
 from mlp_lm.errors import CheckpointError, is_out_of_memory
-from mlp_lm.files import write_atomically, write_or_explain
+from mlp_lm.files import write_atomically, write_json, write_or_explain
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel, hash_items
 from mlp_lm.models.mixture import cache_model, mix
 from mlp_lm.models.network import ARCHITECTURE, MLP
@@ -46,6 +49,7 @@ from mlp_lm.text.vocab import Vocab
 FORMAT_VERSION = {".ckpt": 2, ".npz": 3}
 LEVEL = ("keys", "probs", "backoff")
 KEY, DATA_KEY = "mlp_lm", "TextDataModule"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 NETWORK_PREFIX = "network."
 
 PathLike = str | os.PathLike[str]
@@ -53,18 +57,21 @@ Content = dict[str, Any]
 
 
 def load(path: PathLike) -> LanguageModel:
-    """The language model in a checkpoint, a file of counts or a mixture, on the CPU, ready to sample and score.
+    """The language model in a checkpoint, a file of counts, a mixture or an exported folder, on the CPU.
 
     A run folder stands for its best.ckpt. Raises CheckpointError if there is no file of ours that can be read.
     """
-    content = _read(resolve(path))
+    path = resolve(path)
+    content = _read_folder(path) if path.is_dir() else _read(path)
     return _from_parts(content) if "header" in content else language_model(content)
 
 
 def resolve(path: PathLike) -> Path:
-    """The file that a path means: a run folder stands for its `checkpoints/best.ckpt`. Raises CheckpointError."""
+    """What a path means: a run folder stands for its `checkpoints/best.ckpt`. Raises CheckpointError."""
     if not str(path):
         raise CheckpointError("found '' as the name of a file; expected a checkpoint or a run folder")
+    if (Path(path) / WEIGHTS).exists():
+        return Path(path)
     best = Path(path) / "checkpoints" / "best.ckpt"
     if best.exists():
         return best
@@ -85,7 +92,9 @@ def read(path: PathLike) -> Content:
 
     Raises CheckpointError: missing, damaged, of another program or of another format.
     """
-    content = _read(resolve(path))
+    if (file := resolve(path)).is_dir():
+        raise CheckpointError(f"{path}: an exported model; expected the checkpoint of a network (.ckpt)")
+    content = _read(file)
     if "header" in content:
         raise CheckpointError(f"{path}: a file of counts or a mixture; expected the checkpoint of a network (.ckpt)")
     return content
@@ -120,14 +129,18 @@ def _read(path: Path) -> Content:
         if is_out_of_memory(error):
             raise
         raise CheckpointError(f"{path}: damaged, or not a file of mlp_lm") from error
-    if version is None:
-        raise CheckpointError(f"{path}: a checkpoint of another program; expected one that mlp_lm wrote")
+    _check_version(path, version, current)
     if not is_counts and DATA_KEY not in content:
         raise CheckpointError(f"{path}: has no vocabulary, as it was trained without a TextDataModule")
+    return content
+
+
+def _check_version(path: Path, version: int | None, current: int) -> None:
+    if version is None:
+        raise CheckpointError(f"{path}: a checkpoint of another program; expected one that mlp_lm wrote")
     if version != current:
         remedy = "install a newer mlp_lm" if version > current else "make it again"
         raise CheckpointError(f"{path}: format {version}, but this mlp_lm reads {current}; {remedy}")
-    return content
 
 
 def write(content: Content, path: PathLike) -> None:
@@ -197,24 +210,53 @@ def check_same_data(path: PathLike, data: Content, corpus: Corpus) -> None:
     )
 
 
-# -- counts and mixtures -----------------------------------------------------------------------------------------------
+# -- counts, mixtures and exported models ------------------------------------------------------------------------------
 
 
-def save_parts(path: PathLike, parts: Sequence[LanguageModel], weights: Sequence[float] = (1.0,)) -> None:
-    """Write a count model, or a mixture of several language models, whole or not at all.
+def save_parts(path: PathLike, model: LanguageModel) -> None:
+    """Write a count model or a mixture, whole or not at all. Raises SettingsError if it cannot be written."""
+    header, arrays = _describe(model)
+    write_or_explain(path, lambda file: np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays))
 
-    Args:
-        path: The file.
-        parts: The count model alone, or networks, count models and a cache of one vocabulary and corpus.
-        weights: Of the parts in the mixture.
 
-    Raises:
-        SettingsError: The file cannot be written.
-    """
-    vocab, facts = parts[0].vocab, parts[0].facts
+def save_folder(folder: Path, model: LanguageModel) -> None:
+    """Write any model into a new folder, as safetensors and JSON. Raises SettingsError if it cannot be written."""
+    from safetensors.numpy import save
+
+    header, arrays = _describe(model)
+    paths = {name: Path(value).name for name, value in header["data"].items() if name.endswith("path") and value}
+    data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"format": "np"})
+    folder.mkdir()
+    write_or_explain(folder / WEIGHTS, lambda file: file.write(data))
+    config = {"model_type": KEY, **header, "data": header["data"] | paths, "sha256": hashlib.sha256(data).hexdigest()}
+    write_json(folder / CONFIG, config)
+
+
+def _read_folder(folder: Path) -> Content:
+    """The content of an exported model. Raises CheckpointError: incomplete, damaged or of another format."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        header, data = json.loads((folder / CONFIG).read_text(encoding="utf-8")), (folder / WEIGHTS).read_bytes()
+        version = header.get("format_version") if header.get("model_type") == KEY else None
+        arrays = load(data)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    except (SafetensorError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder}: damaged, or not a model of mlp_lm") from error
+    _check_version(folder, version, FORMAT_VERSION[".npz"])
+    if hashlib.sha256(data).hexdigest() != header["sha256"]:
+        raise CheckpointError(f"{folder}: damaged; {WEIGHTS} is not the file that {CONFIG} describes")
+    return {"header": header, **arrays}
+
+
+def _describe(model: LanguageModel) -> tuple[Content, dict[str, Any]]:
+    """The header and the arrays of a file that holds `model`."""
+    facts = model.facts
     arrays: dict[str, Any] = {f"item_hashes_{split}": h.numpy() for split, h in (facts.item_hashes or {}).items()}
     described = []
-    for i, part in enumerate(parts):
+    for i, (_, part) in enumerate(model.parts):
         description: dict[str, Any] = {"context_size": part.context_size}
         if part.kind == "network":
             assert part.network is not None
@@ -228,15 +270,15 @@ def save_parts(path: PathLike, parts: Sequence[LanguageModel], weights: Sequence
         described.append(description)
     header = {
         "format_version": FORMAT_VERSION[".npz"],
-        "vocab": vocab.tokens,
+        "vocab": model.vocab.tokens,
         "longest_item": facts.longest_item,
         "fingerprint": facts.fingerprint,
         "data": dict(facts.settings),
         "parts": described,
-        "weights": [*weights],
+        "weights": [weight for weight, _ in model.parts],
         "arrays": [*arrays],
     }
-    write_or_explain(path, lambda file: np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays))
+    return header, arrays
 
 
 def _from_parts(content: Content) -> LanguageModel:

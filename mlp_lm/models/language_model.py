@@ -74,6 +74,7 @@ class LanguageModel:
     network: MLP | None = None  # of a mixture, its first one
     counts: NGramModel | None = None
     kind: ModelKind = "network"
+    mixed: Sequence[tuple[float, LanguageModel]] = ()  # of a mixture, the weights and the parts
 
     @classmethod
     def of_network(cls, network: MLP, context_size: int, vocab: Vocab, facts: CorpusFacts) -> LanguageModel:
@@ -84,6 +85,11 @@ class LanguageModel:
     def of_counts(cls, counts: NGramModel, vocab: Vocab, facts: CorpusFacts) -> LanguageModel:
         """The language model of counts."""
         return cls(vocab, counts.context_size, counts.log_probs, facts, counts.nats, counts=counts, kind="counts")
+
+    @property
+    def parts(self) -> Sequence[tuple[float, LanguageModel]]:
+        """Weights and parts of a mixture; of another model, itself with weight 1."""
+        return self.mixed or [(1.0, self)]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -92,7 +92,14 @@ def mix(parts: Sequence[LanguageModel], weights: Sequence[float]) -> LanguageMod
     mixture, first = Mixture(parts, weights), parts[0]
     network = next((part.network for part in parts if part.network is not None), None)
     return LanguageModel(
-        first.vocab, mixture.context_size, mixture.log_probs, first.facts, mixture.nats, network, kind="mixture"
+        first.vocab,
+        mixture.context_size,
+        mixture.log_probs,
+        first.facts,
+        mixture.nats,
+        network,
+        kind="mixture",
+        mixed=[*zip(weights, parts, strict=True)],
     )
 
 

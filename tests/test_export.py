@@ -1,0 +1,112 @@
+"""`export`: what was written computes what the model computes, and nothing is overwritten by mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mlp_lm import Sampling, load
+from mlp_lm.cli import main
+from mlp_lm.models.checkpoint import resolve
+from tests.conftest import Capture, error_of
+
+
+def export(*args: object, code: int = 0) -> None:
+    """Run the command."""
+    assert main(["export", *map(str, args)]) == code
+
+
+@pytest.fixture(scope="module")
+def mixture(best: Path, good: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mixture of the network and counts."""
+    folder = tmp_path_factory.mktemp("mixture")
+    (folder / "counts.npz").write_bytes(good["counts.npz"])
+    assert main(["mix", str(best), str(folder / "counts.npz"), f"--save={folder / 'mixture.npz'}"]) == 0
+    return folder / "mixture.npz"
+
+
+@pytest.mark.parametrize("kind", ["network", "counts", "mixture"])
+def test_a_folder_samples_and_scores_like_the_model(
+    kind: str, best: Path, mixture: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    file = {"network": best, "counts": mixture.with_name("counts.npz"), "mixture": mixture}[kind]
+    export(file, "--format=safetensors", f"--output={tmp_path / 'model'}")
+    saved, checked, _ = capsys.readouterr().out.splitlines()
+    assert saved.startswith(f"saved: {tmp_path / 'model'}, ") and "differ by at most 0.0e+00" in checked
+    printed = []
+    for model in (file, tmp_path / "model"):
+        assert main(["sample", str(model), "--seed=1"]) == main(["score", str(model), "--item=anna"]) == 0
+        printed.append(capsys.readouterr())
+    assert printed[0] == printed[1]
+
+
+def test_the_card_of_a_network_has_the_losses_of_its_report_and_python_that_runs(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    export(run_dir, "--format=safetensors", f"--output={tmp_path / 'model'}")
+    card = (tmp_path / "model" / "README.md").read_text()
+    losses = json.loads((run_dir / "report.json").read_text())["losses"]
+    for split in ("dev", "test"):
+        assert f"| {split} | {losses[split]['nats_per_token']:.4f} |" in card
+    (samples,) = re.findall("## Samples\n\n```\n(.*?)\n```", card, re.DOTALL)
+    assert samples.split("\n") == [str(sample) for sample in load(run_dir).sample(10, Sampling(seed=0))]
+    (python,) = re.findall("```python\n(.*?)```", card, re.DOTALL)
+    capsys.readouterr()
+    monkeypatch.chdir(tmp_path / "model")
+    exec(python, {})
+    assert capsys.readouterr().out.count(" ") == 9
+
+
+def test_a_folder_does_not_tell_where_its_corpus_was(run_dir: Path, corpus_file: Path, tmp_path: Path) -> None:
+    export(run_dir, "--format=safetensors", f"--output={tmp_path / 'model'}")
+    assert str(corpus_file.parent) not in "".join(p.read_text(errors="ignore") for p in (tmp_path / "model").iterdir())
+    assert load(tmp_path / "model").facts.settings["path"] == corpus_file.name
+
+
+def test_a_damaged_folder_is_one_line(run_dir: Path, tmp_path: Path, capsys: Capture) -> None:
+    folder = tmp_path / "model"
+    export(run_dir, "--format=safetensors", f"--output={folder}")
+    weights, config = (folder / "model.safetensors").read_bytes(), (folder / "config.json").read_text()
+    flipped = bytearray(weights)
+    flipped[-10] ^= 1
+    capsys.readouterr()
+    for data, text, expected in (
+        (bytes(flipped), config, "damaged; model.safetensors is not the file that config.json describes"),
+        (weights[:-10], config, "damaged, or not a model of mlp_lm"),
+        (weights, config[:-10], "damaged, or not a model of mlp_lm"),
+        (weights, '{"model_type": "gpt2"}', "a checkpoint of another program"),
+        (weights, config.replace('"format_version": 3', '"format_version": 4'), "install a newer mlp_lm"),
+    ):
+        (folder / "model.safetensors").write_bytes(data)
+        (folder / "config.json").write_text(text)
+        assert expected in error_of(["sample", str(folder)], capsys)
+    (folder / "config.json").unlink()
+    assert "config.json: cannot be read (No such file or directory)" in error_of(["score", str(folder), "x"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--output=mine"], "output: mine is a folder with other files; name another place"),
+        (["--output=mine/thesis.txt"], "output: mine/thesis.txt is a file; expected a folder"),
+        (["--output=before"], "output: before exists; --overwrite replaces it"),
+        (["--output=nowhere/model"], "output: 'nowhere/model' cannot be written; expected a place in a folder that"),
+    ],
+)
+def test_what_is_not_overwritten(
+    flags: list[str], expected: str, best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").touch()
+    export(best, "--format=safetensors", "--output=before")
+    capsys.readouterr()
+    for more in ([], ["--overwrite"]) if "before" not in flags[0] else ([],):
+        assert expected in error_of(["export", str(best), "--format=safetensors", *flags, *more], capsys)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before", "mine"]
+    export(best, "--format=safetensors", "--output=before", "--overwrite")
+    assert sorted(path.name for path in Path("before").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert resolve("before") == Path("before")
