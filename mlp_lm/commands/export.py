@@ -1,10 +1,9 @@
-"""`python -m mlp_lm export`: a trained model in the formats of other programs."""
+"""`python -m mlp_lm export`: a trained model as one web page, or in the formats of other programs."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -15,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlp_lm.errors import MlpLmError, SettingsError
+from mlp_lm.errors import DataError, MlpLmError, SettingsError
 from mlp_lm.exports.details import Details
 from mlp_lm.files import replacing
-from mlp_lm.models.checkpoint import CONFIG, WEIGHTS, check_same_data, load, resolve
+from mlp_lm.models.checkpoint import CONFIG, WEIGHTS, load, resolve
 from mlp_lm.models.language_model import LanguageModel, ModelKind
 from mlp_lm.models.sampling import Sampling
-from mlp_lm.text.corpus import Corpus, CorpusSettings, load_corpus
 from mlp_lm.text.vocab import BOUNDARY
 from mlp_lm.text.windows import Windows
 from mlp_lm.training.runs import REPORT, run_folder
@@ -39,51 +37,73 @@ class Format(NamedTuple):
 
 
 FORMATS = {
+    "html": Format("page", ".html", ANY),
     "safetensors": Format("folder", "", ANY),
 }
 
 
 def export(
-    file: str,
+    file: str | None = None,
     /,
-    format: Literal["safetensors"] = "safetensors",
+    format: Literal["html", "safetensors"] = "html",
+    counts: str | None = None,
     output: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a trained model in the formats of other programs.
+    """Write a trained model as one web page, or in the formats of other programs.
 
-    safetensors: a folder for strangers, with a model card, which sample, score, plot and mix read like a checkpoint.
-    What was written is compared with FILE on 200 contexts before it gets its name.
+    html: a page that opens offline by a double click, in which one can type, generate, score, and train a network of
+    one's own; without FILE, the page for training alone. safetensors: a folder for strangers, with a model card, which
+    sample, score, plot and mix read like a checkpoint. What was written is compared with FILE on 200 contexts before it
+    gets its name.
 
     Args:
         file: Checkpoint, count model, mixture or exported folder; a run folder stands for its best.ckpt.
-        format: safetensors.
+        format: html or safetensors.
+        counts: For html: a count model of the same text (.npz) to show beside a network.
         output: File to write, of safetensors a folder; by default FILE's name with another ending, beside FILE.
         overwrite: Replace what was exported to the same place before.
     """
     chosen = FORMATS[format]
-    source = resolve(file)
-    model = load(source)
-    if model.kind not in chosen.kinds:
-        raise SettingsError(f"{file}: found a model of kind {model.kind}; {format} is for {' and '.join(chosen.kinds)}")
-    target = Path(output or source.with_name(source.stem + (chosen.suffix or "_exported")))
+    if file is None:
+        if format != "html" or counts is not None:
+            raise SettingsError("file: missing; only a page for training alone is written without a model")
+        model, details, target = None, Details("mlp_lm"), Path(output or "mlp_lm.html")
+    else:
+        source = resolve(file)
+        model = load(source)
+        if model.kind not in chosen.kinds:
+            kinds = " or ".join(chosen.kinds)
+            raise SettingsError(f"{file}: a model of kind {model.kind}; {format} is for the kind {kinds}")
+        details = _details(source, model, None if counts is None else _counts(counts, file, model, format))
+        target = Path(output or source.with_name(source.stem + (chosen.suffix or "_exported")))
     _check_target(target, chosen.suffix, overwrite)
     module = _module(chosen.module, format)
-    details = _details(source, model)
     try:
         with replacing(target) as temporary:
             module.write(temporary, model, details)
-            difference = _largest_difference(model, module.read(temporary))
+            difference = 0.0 if model is None else _largest_difference(model, module.read(temporary))
             if not difference < module.TOLERANCE:
-                raise MlpLmError(
-                    f"{target}: not written, as its log-probabilities differ from FILE's by {difference:.1e}"
-                )
+                raise MlpLmError(f"{target}: not written, as its log-probabilities differ by {difference:.1e}")
     except OSError as error:
         raise SettingsError(f"{target}: cannot be written ({error.strerror or error})") from error
     size = sum(path.stat().st_size for path in (target.iterdir() if target.is_dir() else [target]))
     print(f"saved: {target}, {size:,} bytes")
-    print(f"checked: log-probabilities differ by at most {difference:.1e} on {NUM_CONTEXTS} contexts")
+    if model is not None:
+        print(f"checked: log-probabilities differ by at most {difference:.1e} on {NUM_CONTEXTS} contexts")
     print(f"next: {module.usage(target)}")
+
+
+def _counts(counts: str, file: str, model: LanguageModel, format: str) -> LanguageModel:
+    """The count model to show beside `model`. Raises SettingsError if the two do not go together."""
+    beside = load(counts)
+    if format != "html" or model.kind != "network":
+        raise SettingsError("counts: for the page of a network, which shows them beside it")
+    if beside.kind != "counts":
+        raise SettingsError(f"counts: found a model of kind {beside.kind} in {counts}; expected counts")
+    if beside.vocab.tokens != model.vocab.tokens or beside.facts.fingerprint != model.facts.fingerprint:
+        raise SettingsError(f"counts: {counts} was counted on another text or split than {file} was trained on")
+    return beside
 
 
 def _check_target(target: Path, suffix: str, overwrite: bool) -> None:
@@ -113,28 +133,16 @@ def _module(name: str, format: str) -> ModuleType:
         ) from error
 
 
-def _details(source: Path, model: LanguageModel) -> Details:
-    """The losses in the report of the model's run, and its corpus, if they are still there."""
+def _details(source: Path, model: LanguageModel, beside: LanguageModel | None) -> Details:
+    """Beside the model: the losses in the report of its run, if that is there."""
     report = run_folder(source) / REPORT
-    losses = {}
-    if source.suffix == ".ckpt" and report.exists():
-        figures = json.loads(report.read_text(encoding="utf-8"))["losses"]
-        losses = {split: loss["nats_per_token"] for split, loss in figures.items()}
-    name = run_folder(source).parent.name if report.exists() else source.stem
-    return Details(name, losses, _corpus(source, model))
-
-
-def _corpus(source: Path, model: LanguageModel) -> Corpus | None:
-    """The corpus that a model was trained on; None, and a line to stderr, if it is not there or has changed."""
-    facts = model.facts
-    try:
-        corpus = load_corpus(CorpusSettings.of(facts.settings))
-        data = {"vocab": model.vocab.tokens, "fingerprint": facts.fingerprint, "item_hashes": facts.item_hashes}
-        check_same_data(source, data, corpus)
-    except MlpLmError as error:
-        print(f"without figures of its corpus: {error}", file=sys.stderr)
-        return None
-    return corpus
+    if source.suffix != ".ckpt" or not report.exists():
+        return Details(source.stem, (source, model), beside=beside)
+    figures = json.loads(report.read_text(encoding="utf-8"))["losses"]
+    losses = {split: loss["nats_per_token"] for split, loss in figures.items()}
+    run = run_folder(source)
+    name = run.parent.name if run.name.startswith("version_") else run.name
+    return Details(name, (source, model), losses, beside)
 
 
 def _largest_difference(model: LanguageModel, written: LanguageModel) -> float:
@@ -147,7 +155,10 @@ def _largest_difference(model: LanguageModel, written: LanguageModel) -> float:
 
 def _contexts(model: LanguageModel) -> Tensor:
     """Contexts (B, T) from what `model` generates, always the same ones."""
-    samples = model.sample(1 if model.is_of_text else NUM_CONTEXTS, Sampling(seed=0))
+    try:
+        samples = model.sample(1 if model.is_of_text else NUM_CONTEXTS, Sampling(seed=0, allow_unk=True))
+    except DataError:  # counts without smoothing can get to where nothing follows
+        return torch.randint(len(model.vocab), (NUM_CONTEXTS, model.context_size), generator=torch.Generator())
     ids = [[*model.vocab.encode(model.tokenizer.split(sample.text)), BOUNDARY] for sample in samples]
     windows = Windows(np.concatenate(ids), model.context_size)
     step = max(1, len(windows) // NUM_CONTEXTS)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
+from mlp_lm.errors import MlpLmError
+from mlp_lm.models.checkpoint import check_same_data
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.metrics import evaluate
-from mlp_lm.text.corpus import Corpus
+from mlp_lm.text.corpus import Corpus, CorpusSettings, load_corpus
 from mlp_lm.text.windows import Windows, eval_batch_size
 
 
@@ -17,20 +22,34 @@ class Details:
 
     Args:
         name: Of its run or its file.
-        losses: nats/token by split, as reported by its run.
-        corpus: What it was trained on; None if that is not there, or has changed.
+        source: Its file, and the model in it; None for a page without a model.
+        losses: nats/token by split, as its run has reported them.
         beside: A count model of the same corpus to show beside a network.
     """
 
     name: str
+    source: tuple[Path, LanguageModel] | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
-    corpus: Corpus | None = None
     beside: LanguageModel | None = None
+
+    @cached_property
+    def corpus(self) -> Corpus | None:
+        """What the model was trained on; None, and a line to stderr, if it is not there or has changed."""
+        if self.source is None:
+            return None
+        path, model = self.source
+        facts = model.facts
+        try:
+            corpus = load_corpus(CorpusSettings.of(facts.settings))
+            data = {"vocab": model.vocab.tokens, "fingerprint": facts.fingerprint, "item_hashes": facts.item_hashes}
+            check_same_data(path, data, corpus)
+        except MlpLmError as error:
+            print(f"without figures of its corpus: {error}", file=sys.stderr)
+            return None
+        return corpus
 
 
 def dev_loss(model: LanguageModel, corpus: Corpus) -> float:
     """The loss on dev, nats/token."""
-    windows = Windows(corpus.dev, model.context_size)
-    return evaluate(
-        model.nats, windows.batches(eval_batch_size(max(len(model.vocab), model.context_size)))
-    ).nats_per_token
+    batch_size = eval_batch_size(max(len(model.vocab), model.context_size))
+    return evaluate(model.nats, Windows(corpus.dev, model.context_size).batches(batch_size)).nats_per_token

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from mlp_lm.errors import DataError
 from mlp_lm.exports.details import Details, dev_loss
 from mlp_lm.files import write_text
 from mlp_lm.models.checkpoint import load, save_folder
@@ -54,7 +56,15 @@ def _card(model: LanguageModel, details: Details) -> Iterator[str]:
         yield from ["", "| split | nats/token | perplexity |", "|---|---|---|"]
         yield from (f"| {split} | {loss:.4f} | {math.exp(loss):.3f} |" for split, loss in losses.items())
         yield from ["", f"`unique: {str(data['unique']).lower()}`, `split_seed: {data['split_seed']}`."]
-    samples = model.sample(1 if model.is_of_text else 10, Sampling(seed=0))
-    yield from ["", "## Samples", "", "```", *(lines_printable(str(s)).replace("```", "'''") for s in samples), "```"]
+    with suppress(DataError):  # counts without smoothing can get to where nothing follows
+        samples = model.sample(1 if model.is_of_text else 10, Sampling(seed=0))
+        yield from [
+            "",
+            "## Samples",
+            "",
+            "```",
+            *(lines_printable(str(s)).replace("```", "'''") for s in samples),
+            "```",
+        ]
     yield from ["", "## Use", "", "```python", "from mlp_lm import load", ""]
     yield from ['lm = load(".")  # this folder', "print(*lm.sample(10))", "```"]

@@ -53,7 +53,7 @@ def panel_side(num_labels: int) -> float:
 
 def embedding_map(axes: Axes, table: FloatArray, labels: Sequence[str]) -> None:
     """See `draw_embeddings`."""
-    points, names, note = _in_the_plane(np.asarray(table, np.float64))
+    points, names, note = in_the_plane(np.asarray(table, np.float64))
     size = 16 if len(labels) <= 60 else 11 if len(labels) <= 200 else 8
     of_words = _are_words(labels)
     groups = ["other" if of_words and i else _group(label, i) for i, label in enumerate(labels)]
@@ -112,7 +112,7 @@ def _are_words(labels: Sequence[str]) -> bool:
     return sum(len(label) > 1 for label in labels) > len(labels) / 2
 
 
-def _in_the_plane(table: FloatArray) -> tuple[FloatArray, tuple[str, str], str]:
+def in_the_plane(table: FloatArray) -> tuple[FloatArray, tuple[str, str], str]:
     """Points (V, 2) for a table (V, E), the names of the two axes, and how much of the table they show."""
     num_tokens, width = table.shape
     if width == 1:

@@ -1,0 +1,164 @@
+"use strict";
+// The second tab, where a network is trained; and what starts the page.
+
+let worker = null, curves = null, axes = null, vocab = [];
+
+const SETTINGS = { contextSize: "s-context", embedding: "s-embedding", hidden: "s-hidden", batch: "s-batch", dropAt: "s-drop", seed: "s-seed" };
+const rateNow = () => 10 ** Number($("rate").value);
+
+async function startLesson() {
+  $("names").value = new TextDecoder().decode(await unpack(data.names)).trim();
+  $("start").addEventListener("click", begin);
+  $("reset").addEventListener("click", end);
+  $("once").addEventListener("click", () => { running(false); worker.postMessage({ type: "once" }); });
+  $("pause").addEventListener("click", () => {
+    const stop = $("pause").textContent === "Pause";
+    worker.postMessage({ type: stop ? "pause" : "go" });
+    running(!stop);
+  });
+  $("rate").addEventListener("input", () => {
+    $("rate-value").textContent = String(+rateNow().toPrecision(2));
+    worker?.postMessage({ type: "rate", rate: rateNow() });
+  });
+  $("s-bad").addEventListener("change", () => { if (worker) begin(); });
+  const names = $("names");
+  names.addEventListener("dragover", (event) => { event.preventDefault(); names.classList.add("dropping"); });
+  names.addEventListener("dragleave", () => names.classList.remove("dropping"));
+  names.addEventListener("drop", async (event) => {
+    event.preventDefault();
+    names.classList.remove("dropping");
+    const [file] = event.dataTransfer.files;
+    names.value = file ? await file.text() : event.dataTransfer.getData("text");
+  });
+}
+
+function running(yes) {
+  $("pause").textContent = yes ? "Pause" : "Go on";
+}
+
+function begin() {
+  end();
+  const form = $("settings");
+  if (!form.reportValidity()) return;
+  // A worker from a Blob needs no file of its own, and works from file:// too.
+  const code = [$("model-script"), $("train-script")].map((script) => script.textContent).join("\n");
+  worker = new Worker(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
+  worker.onmessage = ({ data: news }) => hear(news);
+  worker.onerror = ({ message }) => { $("lesson-message").textContent = message; };
+  const numbers = Object.fromEntries(Object.entries(SETTINGS).map(([name, id]) => [name, Number($(id).value)]));
+  worker.postMessage({ type: "start", text: $("names").value, rate: rateNow(), bad: $("s-bad").checked, ...numbers });
+  for (const id of ["pause", "once", "reset"]) $(id).disabled = false;
+  $("start").textContent = "Start again";
+  running(true);
+}
+
+function end() {
+  worker?.terminate();
+  worker = curves = axes = null;
+  for (const id of ["pause", "once", "reset"]) $(id).disabled = true;
+  $("start").textContent = "Start";
+  $("lesson-message").textContent = "";
+  $("numbers").replaceChildren();
+  $("c-samples").replaceChildren();
+  for (const id of ["c-loss", "c-map", "c-hist"]) $(id).width = $(id).width;  // which clears it
+}
+
+function hear(news) {
+  if (news.type === "failed") {
+    end();
+    $("lesson-message").textContent = `Cannot train: ${news.message}.`;
+    return;
+  }
+  if (news.type === "started") {
+    vocab = news.vocab;
+    curves = { train: [], dev: [], levels: { "ln V": news.uniform, bigram: news.bigram }, facts: news, step: 0, every: 1, waiting: [] };
+  }
+  if (news.type === "progress") {
+    curves.step = news.step;
+    if (news.perSecond) curves.perSecond = news.perSecond;
+    addLoss(news.step, news.loss);
+    if (!Number.isFinite(news.loss)) {
+      $("lesson-message").textContent = `The loss is ${news.loss} at step ${news.step.toLocaleString("en")}: the learning rate is too high.`;
+      running(false);
+    }
+  }
+  if (news.look) {
+    curves.look = news.look;
+    curves.dev.push([curves.step, news.look.dev]);
+  }
+  if (news.look) drawLesson();
+}
+
+// The curve of train: means of some steps, twice as many whenever there would be more than 600 points.
+function addLoss(step, loss) {
+  const { train, waiting } = curves;
+  waiting.push([step, loss]);
+  if (waiting.length < curves.every) return;
+  const mean = waiting.reduce((sum, [, each]) => sum + each, 0) / waiting.length;
+  train.push([step, mean]);
+  curves.waiting = [];
+  if (train.length < 600) return;
+  curves.train = train.filter((_, i) => i % 2).map(([at], i) => [at, (train[2 * i][1] + train[2 * i + 1][1]) / 2]);
+  curves.every *= 2;
+}
+
+function drawLesson() {
+  const { look, facts, step, perSecond } = curves, rows = [
+    ["Step", step.toLocaleString("en")], ["Steps a second", perSecond ? Math.round(perSecond).toLocaleString("en") : "–"],
+    ["Train", curves.train.length ? number(curves.train.at(-1)[1]) : "–"], ["Dev", number(look.dev)],
+    ["Weights", facts.weights.toLocaleString("en")], ["Lines", facts.numItems.toLocaleString("en")], ["Windows", facts.windows.toLocaleString("en")],
+  ];
+  $("numbers").replaceChildren(...rows.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+  drawLosses(curves.train, curves.dev, curves.levels);
+  drawHistogram(look.bins, look);
+  drawPoints(inThePlane(look.table, look.embedding), vocab);
+  $("c-map-caption").textContent = look.embedding <= 2 ? "Embeddings" : `Embeddings, the two main of ${look.embedding} directions`;
+  $("c-samples").replaceChildren(...look.samples.map(({ text, seen }) => element("li", {}, `${text || "."}${seen ? "*" : ""}`)));
+}
+
+// Embeddings (V, E) as points: two dimensions as they are; of more, the principal components, which power iteration
+// follows from one picture to the next, so that the map moves and does not jump.
+function inThePlane(table, E) {
+  const V = table.length / E, rows = Array.from({ length: V }, (_, v) => Array.from(table.subarray(v * E, (v + 1) * E)));
+  if (E === 1) return rows.map(([x], v) => [x, v]);
+  if (E === 2) return rows;
+  const means = rows[0].map((_, i) => rows.reduce((sum, row) => sum + row[i], 0) / V), dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
+  const centred = rows.map((row) => row.map((x, i) => x - means[i])), first = !axes || axes[0].length !== E;
+  if (first) axes = [0, 1].map((k) => means.map((_, i) => Math.cos(i * (k + 1) + k)));
+  for (let round = 0; round < (first ? 100 : 5); round++) {
+    axes = axes.map((axis) => {
+      const projected = centred.map((row) => dot(row, axis));
+      return axis.map((_, i) => centred.reduce((sum, row, v) => sum + row[i] * projected[v], 0));
+    });
+    const shared = dot(axes[0], axes[1]) / (dot(axes[0], axes[0]) || 1);
+    axes[1] = axes[1].map((x, i) => x - shared * axes[0][i]);
+    axes = axes.map((axis) => axis.map((x) => x / (Math.sqrt(dot(axis, axis)) || 1)));
+  }
+  return centred.map((row) => axes.map((axis) => dot(row, axis)));
+}
+
+// -- the page ---------------------------------------------------------------------------------------------------------
+
+function showTab(name) {
+  for (const each of ["model", "lesson"]) {
+    const chosen = each === name;
+    $(`tab-${each}`).ariaSelected = String(chosen);
+    $(`tab-${each}`).tabIndex = chosen ? 0 : -1;
+    $(`panel-${each}`).hidden = !chosen;
+  }
+  if (name === "lesson" && curves) drawLesson();
+}
+
+async function startPage() {
+  data = JSON.parse($("data").textContent);
+  for (const name of ["model", "lesson"]) $(`tab-${name}`).addEventListener("click", () => showTab(name));
+  roving(document.querySelector("[role=tablist]"), "[role=tab]");
+  document.querySelector("[role=tablist]").addEventListener("keyup", ({ target }) => showTab(target.id.replace("tab-", "")));
+  await startLesson();
+  if (data.vocab) await startModel();
+  else $("tab-model").hidden = true;
+  showTab(data.vocab ? "model" : "lesson");
+  document.body.dataset.ready = "yes";
+}
+
+startPage();

@@ -1,0 +1,310 @@
+"use strict";
+// The lecture in a Web Worker: an MLP language model trained by plain SGD, with gradients by hand (see fused.py).
+// B batch, T context, E embedding, D = T·E, H hidden, V vocabulary, N windows. Weights lie as in PyTorch's nn.Linear.
+
+const SATURATED = 0.97;  // the |h| beyond which less than 6 % of a gradient passes: tanh' = 1 - h²
+const MAX_DEV = 3000;  // windows of dev that are evaluated while a network trains
+const PROBED = 256;  // windows of train whose tanh outputs are shown
+
+function normalNumbers(random) {  // Box and Muller
+  return () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
+}
+
+function shuffle(items, random) {  // Fisher and Yates, in place
+  for (let i = items.length - 1; i > 0; i--) {
+    const j = Math.floor(random() * (i + 1));
+    [items[i], items[j]] = [items[j], items[i]];
+  }
+  return items;
+}
+
+// Distinct items, shuffled and cut at 80 and 90 %, as windows of each split.
+class Data {
+  constructor(text, contextSize, random) {
+    const lines = text.normalize("NFC").split(/\r?\n/).map((line) => line.trim());
+    const items = shuffle([...new Set(lines)].filter((line) => line), random);
+    this.vocab = ["", ...[...new Set(items.join(""))].sort()];
+    this.contextSize = contextSize;
+    const ids = new Map(this.vocab.map((token, i) => [token, i]));
+    const rows = items.map((item) => Array.from(item, (c) => ids.get(c)));
+    const [a, b] = [Math.floor(0.8 * rows.length), Math.floor(0.9 * rows.length)];
+    this.numItems = rows.length;
+    this.train = this.windows(rows.slice(0, a));
+    this.dev = this.windows(rows.slice(a, b));
+    this.seen = new Set(items.slice(0, a));
+  }
+
+  windows(rows) {
+    const T = this.contextSize, N = rows.reduce((n, row) => n + row.length + 1, 0);
+    const contexts = new Int32Array(N * T), targets = new Int32Array(N);
+    let n = 0;
+    for (const row of rows) {
+      for (let i = 0; i <= row.length; i++, n++) {
+        for (let t = 0; t < T; t++) contexts[n * T + t] = i - T + t < 0 ? 0 : row[i - T + t];
+        targets[n] = i < row.length ? row[i] : 0;
+      }
+    }
+    return { contexts, targets, length: N };
+  }
+}
+
+// Three matrix products, four rows at a time: one sum would wait for itself, four sums wait for nothing. Rows of x and
+// out come in fours; those beyond the batch are zero, or are not looked at.
+
+function timesTransposed(x, w, bias, out) {  // x (B, m), w (n, m), bias (n,) -> out (B, n)
+  const n = bias.length, m = w.length / n;
+  for (let b = 0; b < out.length / n; b += 4) {
+    const x0 = b * m, x1 = x0 + m, x2 = x1 + m, x3 = x2 + m;
+    for (let i = 0, at = 0; i < n; i++) {
+      let s0 = bias[i], s1 = s0, s2 = s0, s3 = s0;
+      for (let j = 0; j < m; j++, at++) {
+        const weight = w[at];
+        s0 += weight * x[x0 + j];
+        s1 += weight * x[x1 + j];
+        s2 += weight * x[x2 + j];
+        s3 += weight * x[x3 + j];
+      }
+      const o = b * n + i;
+      out[o] = s0;
+      out[o + n] = s1;
+      out[o + 2 * n] = s2;
+      out[o + 3 * n] = s3;
+    }
+  }
+}
+
+function times(x, w, n, out) {  // x (B, n), w (n, m) -> out (B, m)
+  const m = w.length / n;
+  out.fill(0);
+  for (let b = 0; b < x.length / n; b += 4) {
+    const o0 = b * m, o1 = o0 + m, o2 = o1 + m, o3 = o2 + m;
+    for (let i = 0, at = 0; i < n; i++) {
+      const c = b * n + i, c0 = x[c], c1 = x[c + n], c2 = x[c + 2 * n], c3 = x[c + 3 * n];
+      for (let j = 0; j < m; j++, at++) {
+        const weight = w[at];
+        out[o0 + j] += c0 * weight;
+        out[o1 + j] += c1 * weight;
+        out[o2 + j] += c2 * weight;
+        out[o3 + j] += c3 * weight;
+      }
+    }
+  }
+}
+
+function descend(w, bias, x, y, alpha) {  // w (n, m) -= alpha xᵀ y and bias (n,) -= alpha xᵀ 1, of x (B, n), y (B, m)
+  const n = bias.length, m = w.length / n;
+  for (let b = 0; b < x.length / n; b += 4) {
+    const y0 = b * m, y1 = y0 + m, y2 = y1 + m, y3 = y2 + m;
+    for (let i = 0, at = 0; i < n; i++) {
+      const c = b * n + i, c0 = alpha * x[c], c1 = alpha * x[c + n], c2 = alpha * x[c + 2 * n], c3 = alpha * x[c + 3 * n];
+      bias[i] -= c0 + c1 + c2 + c3;
+      for (let j = 0; j < m; j++, at++) w[at] -= c0 * y[y0 + j] + c1 * y[y1 + j] + c2 * y[y2 + j] + c3 * y[y3 + j];
+    }
+  }
+}
+
+class Net {
+  constructor({ V, T, E, H, B }, random, bad = false) {
+    Object.assign(this, { V, T, E, H, B });
+    const normal = normalNumbers(random), D = T * E, rows = Math.ceil(B / 4) * 4;
+    const draws = (size, std) => Float64Array.from({ length: size }, () => std && std * normal());
+    this.table = draws(V * E, 1);
+    // As MLP.init_weights; the bad way is the lecture's first one, all from N(0, 1).
+    this.w1 = draws(H * D, bad ? 1 : 1 / Math.sqrt(D));
+    this.b1 = draws(H, bad ? 1 : 0);
+    this.w2 = draws(V * H, bad ? 1 : 0.1 / Math.sqrt(H));
+    this.b2 = draws(V, bad ? 1 : 0);
+    [this.e, this.h, this.p, this.dh, this.de] = [D, H, V, H, D].map((size) => new Float64Array(rows * size));
+  }
+
+  countWeights() {
+    return [this.table, this.w1, this.b1, this.w2, this.b2].reduce((n, w) => n + w.length, 0);
+  }
+
+  // Embeddings e (B, D), tanh outputs h (B, H) and probabilities p (B, V) of at most B windows; their mean loss.
+  forward({ contexts, targets }, indices) {
+    const { V, T, E, table, e, h, p } = this, B = indices.length;
+    for (let b = 0, at = 0; b < B; b++) {
+      for (let t = 0; t < T; t++) {
+        const row = contexts[indices[b] * T + t] * E;
+        for (let i = 0; i < E; i++) e[at++] = table[row + i];
+      }
+    }
+    timesTransposed(e, this.w1, this.b1, h);
+    for (let i = 0; i < h.length; i++) h[i] = Math.tanh(h[i]);
+    timesTransposed(h, this.w2, this.b2, p);
+    let nats = 0;
+    for (let b = 0; b < B; b++) {
+      const at = b * V, target = p[at + targets[indices[b]]];
+      let max = -Infinity, total = 0;
+      for (let v = 0; v < V; v++) max = Math.max(max, p[at + v]);
+      for (let v = 0; v < V; v++) total += p[at + v] = Math.exp(p[at + v] - max);
+      for (let v = 0; v < V; v++) p[at + v] /= total;
+      nats += max + Math.log(total) - target;
+    }
+    p.fill(0, B * V);
+    return nats / B;
+  }
+
+  // One step of SGD on the windows at `indices` (B,). Returns the mean loss before it.
+  step(data, indices, rate) {
+    const loss = this.forward(data, indices);
+    const { V, T, E, H, table, w1, b1, w2, b2, e, h, p, dh, de } = this, B = indices.length, alpha = rate / B;
+    for (let b = 0; b < B; b++) p[b * V + data.targets[indices[b]]] -= 1;  // from here on the error of the logits
+    times(p, w2, V, dh);
+    for (let i = 0; i < dh.length; i++) dh[i] *= 1 - h[i] * h[i];
+    times(dh, w1, H, de);
+    descend(w2, b2, p, h, alpha);  // from here on weights change; nothing above may be moved below
+    descend(w1, b1, dh, e, alpha);
+    for (let b = 0, at = 0; b < B; b++) {
+      for (let t = 0; t < T; t++) {
+        const row = data.contexts[indices[b] * T + t] * E;
+        for (let i = 0; i < E; i++) table[row + i] -= alpha * de[at++];
+      }
+    }
+    return loss;
+  }
+
+  // The mean loss over the windows at `indices`, of any number.
+  loss(data, indices) {
+    let nats = 0;
+    for (let first = 0; first < indices.length; first += this.B) {
+      const part = indices.subarray(first, first + this.B);
+      nats += this.forward(data, part) * part.length;
+    }
+    return nats / indices.length;
+  }
+
+  sample(random, maxLength) {
+    const ids = [];
+    const window = { contexts: new Int32Array(this.T), targets: new Int32Array(1) };
+    while (ids.length < maxLength) {
+      window.contexts.set(Array.from({ length: this.T }, (_, t) => ids[ids.length - this.T + t] ?? 0));
+      this.forward(window, Int32Array.of(0));
+      const id = draw(this.p.subarray(0, this.V), random);
+      if (id === 0) break;
+      ids.push(id);
+    }
+    return ids;
+  }
+}
+
+// How good the bigram table of the lecture's part 1 is: counts of train plus one, evaluated on dev.
+function bigramLoss({ vocab, contextSize, train, dev }) {
+  const V = vocab.length, counts = new Float64Array(V * V).fill(1), last = (split, n) => split.contexts[(n + 1) * contextSize - 1];
+  for (let n = 0; n < train.length; n++) counts[last(train, n) * V + train.targets[n]]++;
+  let nats = 0;
+  for (let n = 0; n < dev.length; n++) {
+    const row = last(dev, n) * V;
+    nats -= Math.log(counts[row + dev.targets[n]] / counts.subarray(row, row + V).reduce((a, b) => a + b));
+  }
+  return nats / dev.length;
+}
+
+// A run: the network, its data, the order of its windows, and what the page shows of it.
+class Run {
+  constructor({ text, contextSize, embedding, hidden, batch, rate, dropAt, bad, seed }) {
+    this.random = randomNumbers(seed);
+    this.data = new Data(text, contextSize, this.random);
+    if (this.data.numItems < 20) throw new Error(`found ${this.data.numItems} distinct lines; expected at least 20`);
+    if (this.data.vocab.length > 200) throw new Error("more than 200 distinct characters; expected names or words");
+    const sizes = { V: this.data.vocab.length, T: contextSize, E: embedding, H: hidden, B: batch };
+    this.net = new Net(sizes, this.random, bad);
+    Object.assign(this, { rate, dropAt, steps: 0, order: Int32Array.from({ length: this.data.train.length }, (_, i) => i) });
+    this.position = this.order.length;
+    const some = (split, size) => shuffle(Int32Array.from({ length: split.length }, (_, i) => i), this.random).slice(0, size);
+    this.devSome = some(this.data.dev, MAX_DEV);
+    this.probed = some(this.data.train, PROBED);
+    this.indices = new Int32Array(batch);
+  }
+
+  step() {
+    for (let b = 0; b < this.indices.length; b++) {  // a batch may span two passes over train
+      if (this.position === this.order.length) {
+        shuffle(this.order, this.random);
+        this.position = 0;
+      }
+      this.indices[b] = this.order[this.position++];
+    }
+    return this.net.step(this.data.train, this.indices, this.steps++ < this.dropAt ? this.rate : this.rate / 10);
+  }
+
+  baselines() {
+    const { vocab, numItems, train } = this.data;
+    return { uniform: Math.log(vocab.length), bigram: bigramLoss(this.data), vocab, numItems, windows: train.length,
+      weights: this.net.countWeights() };
+  }
+
+  look() {  // dev loss, samples, embeddings, tanh outputs
+    const { net, data, probed } = this, bins = new Float64Array(40), maxima = new Float64Array(net.H).fill(1);
+    let saturated = 0;
+    for (let first = 0; first < probed.length; first += net.B) {
+      const part = probed.subarray(first, first + net.B);
+      net.forward(data.train, part);
+      for (let i = 0; i < part.length * net.H; i++) {
+        const size = Math.abs(net.h[i]);
+        bins[Math.min(39, Math.floor((net.h[i] + 1) * 20))]++;
+        if (size > SATURATED) saturated++;
+        if (size < maxima[i % net.H]) maxima[i % net.H] = size;  // the smallest |h| that a unit has had
+      }
+    }
+    const total = probed.length * net.H;
+    const samples = Array.from({ length: 8 }, () => net.sample(this.random, 30).map((id) => data.vocab[id]).join(""));
+    return {
+      dev: net.loss(data.dev, this.devSome),
+      samples: samples.map((text) => ({ text, seen: data.seen.has(text) })),
+      table: net.table.slice(), embedding: net.E,
+      bins: bins.map((n) => n / total), saturated: saturated / total,
+      dead: maxima.filter((least) => least > SATURATED).length / net.H,
+    };
+  }
+}
+
+// -- the worker -------------------------------------------------------------------------------------------------------
+
+function work() {
+  let run = null, running = false, looked = 0, stepsThen = 0, perSecond = 0;
+  const channel = new MessageChannel();  // its messages come at once, where timers wait
+  const look = () => {
+    const now = performance.now();
+    perSecond = (1000 * (run.steps - stepsThen)) / (now - looked);
+    [looked, stepsThen] = [now, run.steps];
+    return run.look();
+  };
+  const go = (milliseconds) => {
+    const start = performance.now(), before = run.steps;
+    let sum = 0;
+    do sum += run.step(); while (performance.now() - start < milliseconds);
+    const loss = sum / (run.steps - before);
+    if (!Number.isFinite(loss)) running = false;
+    const due = !running || performance.now() - looked > 500;
+    postMessage({ type: "progress", step: run.steps, loss, look: due ? look() : null, perSecond });
+  };
+  channel.port1.onmessage = () => {
+    if (!running) return;
+    go(100);
+    channel.port2.postMessage(null);
+  };
+  onmessage = ({ data: { type, ...rest } }) => {
+    try {
+      const was = running;
+      if (type === "rate") {
+        run.rate = rest.rate;
+        return;
+      }
+      running = type === "start" || type === "go";
+      if (type === "start") {
+        run = new Run(rest);
+        postMessage({ type: "started", ...run.baselines(), look: look() });
+      }
+      if (type === "once") go(0);
+      if (type === "pause") postMessage({ type: "paused", look: look() });
+      if (running && !was) channel.port2.postMessage(null);
+    } catch (error) {
+      running = false;
+      postMessage({ type: "failed", message: error.message });
+    }
+  };
+}
+
+if (typeof WorkerGlobalScope !== "undefined") work();
