@@ -1,22 +1,33 @@
-"""Count models against kenlm's figures on names.txt, and how fast counting is on a large corpus.
+"""Count models against kenlm's figures on names.txt, exported ones against kenlm, and how fast counting is.
 
-    python scripts/check_counts.py names.txt [--tokens 10000000]
+    python scripts/check_counts.py names.txt [--text shakespeare.txt] [--tokens 10000000]
 
-Ends with exit code 1 where a loss is off by more than 0.0005 nats/token or a limit is passed.
+Ends with exit code 1 where a loss is off by more than 0.0005 nats/token, a log-probability by more than 0.0001, or a
+limit is passed.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import resource
 import sys
+import tempfile
 import time
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
+from mlp_lm.exports import arpa
+from mlp_lm.exports.details import Details
+from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.models.metrics import evaluate
 from mlp_lm.models.ngram import NGramModel, count, modified_kneser_ney
-from mlp_lm.text.corpus import CorpusSettings, load_corpus
+from mlp_lm.text.corpus import Corpus, CorpusSettings, load_corpus
 from mlp_lm.text.windows import Windows
 
 # lmplz --discount_fallback: (unique, order) to dev and test, nats/token
@@ -26,6 +37,8 @@ KENLM = {
     (False, 6): (1.975, 1.978),  # of these, three places are known
     (True, 6): (2.004, 2.013),
 }
+NUM_ITEMS, NUM_WORDS = 1_000, 20_000  # of an exported model, to compare with kenlm
+MAX_LOG10 = 1e-4  # kenlm computes with 32 bits
 MAX_SECONDS, MAX_GIB = 60, 4  # for ten million tokens at order 5
 
 
@@ -43,6 +56,57 @@ def check_losses(path: str) -> bool:
             name = "unique" if unique else "lecture"
             print(f"{name} split, order {order}, {split}: {found:.4f}, kenlm {loss:.4f}{'' if near else '  WRONG'}")
     return good
+
+
+def check_exports(names: str, text: str | None) -> bool:
+    """Compare the ARPA files of models, read by kenlm, with the models; prints a line for each."""
+    try:
+        kenlm = import_module("kenlm")
+    except ImportError:
+        print("ARPA files are not compared with kenlm, which is not installed: pip install kenlm")
+        return True
+    differences = {"names of characters, order 6": _largest_of_items(kenlm, load_corpus(CorpusSettings(path=names)))}
+    if text is not None:
+        corpus = load_corpus(CorpusSettings(path=text, layout="text", tokens="words"))
+        differences["text of words, order 5"] = _largest_of_text(kenlm, corpus)
+    for name, difference in differences.items():
+        wrong = "" if difference <= MAX_LOG10 else "  WRONG"
+        print(f"{name}, exported: log10 of probabilities differ from kenlm's by at most {difference:.1e}{wrong}")
+    return max(differences.values()) <= MAX_LOG10
+
+
+def _largest_of_items(kenlm: ModuleType, corpus: Corpus) -> float:
+    """The largest difference between kenlm's log10 of the probability of a whole item and ours."""
+    model, exported = _export(kenlm, corpus, 6)
+    items = list(islice(corpus.items("dev"), NUM_ITEMS))
+    differences: list[float] = [
+        abs(exported.score(" ".join(map(arpa.escape, score.item))) - score.log_prob / math.log(10))
+        for score in model.score(items)
+    ]
+    return max(differences)
+
+
+def _largest_of_text(kenlm: ModuleType, corpus: Corpus) -> float:
+    """The largest difference between kenlm's log10 of the probability of a word of running text and ours."""
+    model, exported = _export(kenlm, corpus, 5)
+    words, stream = arpa.words_of(model.vocab), np.append(corpus.dev[:NUM_WORDS], 0)
+    nats = model.nats(*Windows(stream, model.context_size)[:]).tolist()
+    before, after = kenlm.State(), kenlm.State()
+    exported.BeginSentenceWrite(before)
+    largest = 0.0
+    for token_id, nat in zip(stream.tolist(), nats, strict=True):
+        largest = max(largest, abs(exported.BaseScore(before, words[token_id], after) + nat / math.log(10)))
+        before, after = after, before
+    return largest
+
+
+def _export(kenlm: ModuleType, corpus: Corpus, order: int) -> tuple[LanguageModel, Any]:
+    """A model with modified Kneser-Ney smoothing, and what kenlm makes of its ARPA file."""
+    levels, _ = modified_kneser_ney(count(corpus.train, len(corpus.vocab), order))
+    model = LanguageModel.of_counts(NGramModel(levels, len(corpus.vocab)), corpus.vocab, CorpusFacts.of(corpus))
+    with tempfile.TemporaryDirectory() as folder:
+        arpa.write(Path(folder) / "model.arpa", model, Details("model"))
+        return model, kenlm.Model(f"{folder}/model.arpa")
 
 
 def measure(num_tokens: int, vocab_size: int, order: int) -> bool:
@@ -71,9 +135,11 @@ def measure(num_tokens: int, vocab_size: int, order: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", help="names.txt of the lecture")
+    parser.add_argument("--text", help="running text, whose words are compared with kenlm, too")
     parser.add_argument("--tokens", type=int, default=10_000_000, help="of the large corpus; 0 leaves it out")
     args = parser.parse_args()
     good = check_losses(args.path)
+    good &= check_exports(args.path, args.text)
     if args.tokens:
         good &= measure(args.tokens, 100_000, 5)
     sys.exit(0 if good else 1)

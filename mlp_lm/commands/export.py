@@ -39,13 +39,14 @@ class Format(NamedTuple):
 FORMATS = {
     "html": Format("page", ".html", ANY),
     "safetensors": Format("folder", "", ANY),
+    "arpa": Format("arpa", ".arpa", ["counts"]),
 }
 
 
 def export(
     file: str | None = None,
     /,
-    format: Literal["html", "safetensors"] = "html",
+    format: Literal["html", "safetensors", "onnx", "arpa"] = "html",
     counts: str | None = None,
     output: str | None = None,
     overwrite: bool = False,
@@ -54,12 +55,13 @@ def export(
 
     html: a page that opens offline by a double click, in which one can type, generate, score, and train a network of
     one's own; without FILE, the page for training alone. safetensors: a folder for strangers, with a model card, which
-    sample, score, plot and mix read like a checkpoint. What was written is compared with FILE on 200 contexts before it
-    gets its name.
+    sample, score, plot and mix read like a checkpoint. onnx: a network's log-probabilities, for onnxruntime and others.
+    arpa: counts in the back-off format of kenlm and SRILM. What was written is compared with FILE on 200 contexts before
+    it gets its name.
 
     Args:
         file: Checkpoint, count model, mixture or exported folder; a run folder stands for its best.ckpt.
-        format: html or safetensors.
+        format: html, safetensors, onnx or arpa.
         counts: For html: a count model of the same text (.npz) to show beside a network.
         output: File to write, of safetensors a folder; by default FILE's name with another ending, beside FILE.
         overwrite: Replace what was exported to the same place before.

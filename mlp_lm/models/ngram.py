@@ -11,8 +11,9 @@ is predicted, and a single boundary precedes its first token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -149,6 +150,20 @@ class NGramModel:
             found &= seen
             probs[found] += level.probs[grams[found]]
         return -torch.from_numpy(probs).log()
+
+    def grams(self) -> Iterator[tuple[Ints, Floats]]:
+        """Level by level, the ids (G, k) of the k-grams and the probabilities p_k (G,) of their targets."""
+        targets = self.levels[0].keys
+        ids = targets[:, None]  # (G, 1)
+        probs = self.levels[0].probs + self.levels[0].backoff[0] / self.vocab_size
+        shorter = np.zeros(len(targets), np.int64)  # place of a k-gram without its first token among the (k-1)-grams
+        yield ids, probs
+        for below, level in pairwise(self.levels):
+            contexts, targets = np.divmod(level.keys, self.vocab_size)
+            shorter, _ = _find(below.keys, shorter[contexts] * self.vocab_size + targets)
+            ids = np.column_stack([ids[contexts], targets])  # (G, k)
+            probs = level.probs + level.backoff[contexts] * probs[shorter]
+            yield ids, probs
 
     def _places(self, contexts: npt.NDArray[Any]) -> tuple[Ints, Bools]:
         """The place of each context (B, k - 1) among the (k-1)-grams, and whether it occurs there at all."""
