@@ -39,6 +39,7 @@ class Format(NamedTuple):
 FORMATS = {
     "html": Format("page", ".html", ANY),
     "safetensors": Format("folder", "", ANY),
+    "onnx": Format("onnx", ".onnx", ["network"]),
     "arpa": Format("arpa", ".arpa", ["counts"]),
 }
 
@@ -55,9 +56,9 @@ def export(
 
     html: a page that opens offline by a double click, in which one can type, generate, score, and train a network of
     one's own; without FILE, the page for training alone. safetensors: a folder for strangers, with a model card, which
-    sample, score, plot and mix read like a checkpoint. onnx: a network's log-probabilities, for onnxruntime and others.
-    arpa: counts in the back-off format of kenlm and SRILM. What was written is compared with FILE on 200 contexts before
-    it gets its name.
+    sample, score, plot and mix read like a checkpoint. onnx: a network's log-probabilities, for ONNX Runtime and its
+    like. arpa: counts in the back-off format of kenlm and SRILM. What was written is compared with FILE on 200 contexts
+    before it gets its name.
 
     Args:
         file: Checkpoint, count model, mixture or exported folder; a run folder stands for its best.ckpt.
