@@ -17,7 +17,7 @@ from mlp_lm.cli import main
 from mlp_lm.commands import COMMANDS, sweep
 from mlp_lm.text.datasets import DATASETS, RemoteFile
 from mlp_lm.training.schema import SECTIONS, config_schema
-from tests.conftest import ROOT, Capture
+from tests.conftest import ROOT, Capture, parse_in_this_process
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SHORT = ["--trainer.max_steps=3", "--model.lr_decay_steps=3"]
@@ -78,6 +78,7 @@ def test_every_command_of_the_readme_runs(
 
     monkeypatch.setitem(DATASETS, "names", corpus_file)
     monkeypatch.setattr(sweep, "run_processes", run_here)  # each process would import torch and Lightning again
+    parse_in_this_process(monkeypatch)
     monkeypatch.chdir(tmp_path)
     Path("configs").symlink_to(ROOT / "configs")
     Path("mine.txt").write_bytes(corpus_file.read_bytes())

@@ -38,22 +38,18 @@ def file(best: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(best, tmp_path_factory.mktemp("onnx") / "model.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
         [*WORDS, *DEEP],
-        *(
-            pytest.param(flags.split(), marks=pytest.mark.slow)
-            for flags in (
-                "--model.num_layers=1",
-                "--model.num_layers=2",
-                "--model.num_layers=3 --model.residual=true",
-                "--model.direct=true",
-                "--model.hidden_dim=0 --model.direct=true",
-                "--model.tied=true",
-                "--trainer.precision=64-true",
-            )
-        ),
+        ["--model.num_layers=1"],
+        ["--model.num_layers=2"],
+        ["--model.num_layers=3", "--model.residual=true"],
+        ["--model.direct=true"],
+        ["--model.hidden_dim=0", "--model.direct=true"],
+        ["--model.tied=true"],
+        ["--trainer.precision=64-true"],
     ],
     ids=" ".join,
 )
@@ -90,6 +86,7 @@ def test_the_python_of_the_readme_draws_what_the_network_finds_probable(
     assert capsys.readouterr().out == f"{most_probable}\n"
 
 
+@pytest.mark.slow
 def test_a_network_of_another_precision_stays_as_it_is(tmp_path: Path) -> None:
     network = MLP(vocab_size=3, context_size=2, embedding_dim=2, hidden_dim=2).double()
     write(

@@ -89,6 +89,7 @@ def assert_page_computes(file: Path, folder: Path) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", NETWORKS.values(), ids=NETWORKS)
 def test_the_page_of_a_network_computes_its_log_probabilities(
     flags: list[str], corpus_file: Path, tmp_path: Path

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from filelock import FileLock
 
 from mlp_lm.cli import main
 from mlp_lm.commands import sweep as command
-from mlp_lm.training.sweep import points, processes
-from tests.conftest import SMALL, Capture, error_of, fit
+from mlp_lm.training.sweep import processes
+from tests.conftest import SMALL, Capture, error_of, fit, parse_in_this_process
 
 # Notes its arguments, and leaves what fit leaves, a report of the same form too. The loss is context_size + seed / 10.
 STAND_IN = """
@@ -53,11 +52,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus_file: Path
     Path("c.yaml").write_text(yaml.safe_dump({"seed_everything": 5, "data": {"path": str(corpus_file)}}))
     monkeypatch.setattr(command, "FIT", [sys.executable, "-S", "fit.py"])
     monkeypatch.setattr(processes, "POLL", 0.01)
-
-    def answer(args: list[str], input: str, **_: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(args, 0, json.dumps(points.answer(json.loads(input)), default=str), "")
-
-    monkeypatch.setattr(subprocess, "run", answer)
+    parse_in_this_process(monkeypatch)
 
 
 def calls() -> list[dict[str, Any]]:
