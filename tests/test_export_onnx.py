@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
-import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -102,11 +103,15 @@ def test_a_file_does_not_tell_where_it_was_made(file: Path, corpus_file: Path) -
         assert str(folder).encode() not in file.read_bytes()
 
 
-@pytest.mark.slow
-def test_exporting_prints_three_lines(best: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mlp_lm", "export", str(best), "--format=onnx", f"--output={tmp_path / 'm.onnx'}"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (result.returncode, result.stdout.count("\n"), result.stderr) == (0, 3, "")
+def test_exporting_prints_three_lines_and_none_of_what_torch_says(
+    best: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: Capture
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export(best, tmp_path / "model.onnx")
+    out, err = capfd.readouterr()
+    heard = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert (out.count("\n"), err, heard) == (3, "", [])
 
 
 def test_what_is_not_exported_is_one_line(

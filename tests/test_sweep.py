@@ -199,12 +199,11 @@ def test_bad_input_is_one_line_before_the_first_run(args: str, expected: list[st
 @pytest.mark.slow
 def test_a_real_sweep(corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    flags = [*SMALL, f"--data.path={corpus_file}", "--trainer.max_steps=4", "--data.context_size=2,3"]
-    flags.remove("--data.context_size=3")
-    assert main(["sweep", "--jobs=2", *(f"--vary={flag.removeprefix('--')}" for flag in flags)]) == 0
+    flags = [*SMALL, f"--data.path={corpus_file}", "--trainer.max_steps=4"]
+    assert main(["sweep", *(f"--vary={flag.removeprefix('--')}" for flag in flags)]) == 0
     losses = {row["data.context_size"]: row["dev_loss"] for row in rows_of("runs/items/sweep_0")}
     alone = fit(corpus_file, tmp_path / "alone", "--trainer.max_steps=4", "--data.batch_size=1024")
     loss = json.loads((alone / "report.json").read_text())["losses"]["dev"]["nats_per_token"]
     assert losses["3"] == f"{loss:.6f}"
-    report = json.loads(Path("runs/items/sweep_0/context_size=3,seed=42/report.json").read_text())
-    assert [*report["losses"]] == ["dev"]
+    (report,) = Path("runs/items/sweep_0").glob("*/report.json")
+    assert [*json.loads(report.read_text())["losses"]] == ["dev"]
