@@ -43,6 +43,18 @@ def test_a_folder_samples_and_scores_like_the_model(
     assert printed[0] == printed[1]
 
 
+def test_a_folder_is_drawn_like_the_model(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(run_dir, "--format=safetensors", f"--output={tmp_path / 'model'}")
+    data = load(run_dir).facts.settings["path"]
+    monkeypatch.chdir(Path(data).parent)  # a folder has the name of its corpus alone
+    for what in ("embeddings", "next_token", "activations"):
+        pictures = [tmp_path / f"{what}{i}.svg" for i in (1, 2)]
+        for model, picture in zip((run_dir, tmp_path / "model"), pictures, strict=True):
+            assert main(["plot", str(model), f"--what={what}", f"--output={picture}"]) == 0
+        one, other = (re.sub("<dc:date>.*|(id=|#)[^ ]*", "", picture.read_text()) for picture in pictures)
+        assert one == other
+
+
 def test_the_card_of_a_network_has_the_losses_of_its_report_and_python_that_runs(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

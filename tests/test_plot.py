@@ -125,7 +125,7 @@ def test_a_count_model_has_a_next_token_map_alone_and_a_mixture_embeddings_too(
 ) -> None:
     mixture = tmp_path / "mixture.npz"
     assert main(["mix", str(best), str(counts), f"--save={mixture}"]) == 0
-    for file, left_out in ((counts, ["embeddings", "loss", "activations"]), (mixture, ["loss", "activations"])):
+    for file, left_out in ((counts, ["embeddings", "loss", "activations"]), (mixture, ["loss"])):
         assert main(["plot", str(file), f"--output={tmp_path / 'a.png'}"]) == 0
         assert [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()] == left_out
     assert (tmp_path / "a.png").exists()
@@ -143,7 +143,7 @@ def test_a_count_model_has_a_next_token_map_alone_and_a_mixture_embeddings_too(
         ("{folder}", "a folder without checkpoints/best.ckpt"),
         ("{counts} --what=embeddings", "counts have no embeddings; expected the checkpoint of a network"),
         ("{counts} --what=loss", "counts have no loss curves"),
-        ("{counts} --what=activations", "a file of counts or a mixture; expected the checkpoint of a network"),
+        ("{counts} --what=activations", "counts have no activations; expected the checkpoint of a network"),
     ],
 )
 def test_bad_input(args: str, expected: str, best: Path, counts: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mlp_lm.errors import SettingsError
 from mlp_lm.files import check_outputs
 from mlp_lm.models import mixture
-from mlp_lm.models.checkpoint import check_same_data, load, resolve, save_parts
+from mlp_lm.models.checkpoint import check_same_corpus, load, resolve, save_parts
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.metrics import NLL
 from mlp_lm.settings import Range
@@ -52,8 +52,7 @@ def mix(
         raise SettingsError("path: not needed; the parts were trained on files of their own for train, dev and test")
     settings = {**first.facts.settings, **({} if path is None else {"path": path})}
     corpus = load_corpus(CorpusSettings.of(settings))
-    data = {"vocab": first.vocab.tokens, "fingerprint": first.facts.fingerprint, "item_hashes": first.facts.item_hashes}
-    check_same_data(files[0], data, corpus)
+    check_same_corpus(files[0], first, corpus)
     if cache is not None:
         parts[f"cache of {cache:,} tokens"] = mixture.cache_model(cache, first.vocab, first.facts)
     models = [*parts.values()]

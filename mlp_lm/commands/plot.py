@@ -102,20 +102,21 @@ def _next_token(path: Path, model: LanguageModel) -> Panel:
 
 
 def _activations(path: Path, model: LanguageModel) -> Panel:
-    content = checkpoint.read(path)
-    assert model.network is not None
-    if not len(model.network.hidden):
+    part = next((part for _, part in model.parts if part.network is not None), None)
+    if part is None or part.network is None:
+        raise CheckpointError(f"{path}: counts have no activations; expected the checkpoint of a network")
+    if not len(part.network.hidden):
         raise CheckpointError(f"{path}: no tanh layer, and so no activations")
     try:
-        corpus = load_corpus(CorpusSettings.of(content["datamodule_hyper_parameters"]))
+        corpus = load_corpus(CorpusSettings.of(model.facts.settings))
     except DataError as error:
         problem = str(error).partition("; ")[0]
         others = ",".join(name for name in PLOTS if name != "activations")
         raise DataError(f"{path}: activations need its corpus: {problem}; --what {others} does without") from error
-    checkpoint.check_same_data(path, content[checkpoint.DATA_KEY], corpus)
-    windows, batch_size = Windows(corpus.dev, model.context_size), eval_batch_size(len(model.vocab))
+    checkpoint.check_same_corpus(path, model, corpus)
+    windows, batch_size = Windows(corpus.dev, part.context_size), eval_batch_size(len(model.vocab))
     num_batches = -(-min(len(windows), MAX_WINDOWS) // batch_size)
-    layers = activation_shares(model.network, islice(windows.batches(batch_size), num_batches), SATURATED)
+    layers = activation_shares(part.network, islice(windows.batches(batch_size), num_batches), SATURATED)
     used = min(len(windows), num_batches * batch_size)
     note = f"over {'all' if used == len(windows) else 'the first'} {used:,} windows of dev"
     return partial(networks.activation_histograms, layers=layers, threshold=SATURATED, note=note)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mlp_lm.errors import MlpLmError
-from mlp_lm.models.checkpoint import check_same_data
+from mlp_lm.models.checkpoint import check_same_corpus
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.metrics import evaluate
 from mlp_lm.text.corpus import Corpus, CorpusSettings, load_corpus
@@ -38,11 +38,9 @@ class Details:
         if self.source is None:
             return None
         path, model = self.source
-        facts = model.facts
         try:
-            corpus = load_corpus(CorpusSettings.of(facts.settings))
-            data = {"vocab": model.vocab.tokens, "fingerprint": facts.fingerprint, "item_hashes": facts.item_hashes}
-            check_same_data(path, data, corpus)
+            corpus = load_corpus(CorpusSettings.of(model.facts.settings))
+            check_same_corpus(path, model, corpus)
         except MlpLmError as error:
             print(f"without figures of its corpus: {error}", file=sys.stderr)
             return None

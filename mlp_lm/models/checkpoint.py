@@ -210,6 +210,13 @@ def check_same_data(path: PathLike, data: Content, corpus: Corpus) -> None:
     )
 
 
+def check_same_corpus(path: PathLike, model: LanguageModel, corpus: Corpus) -> None:
+    """`check_same_data` for the model in the file `path`."""
+    facts = model.facts
+    data = {"vocab": model.vocab.tokens, "fingerprint": facts.fingerprint, "item_hashes": facts.item_hashes}
+    check_same_data(path, data, corpus)
+
+
 # -- counts, mixtures and exported models ------------------------------------------------------------------------------
 
 
