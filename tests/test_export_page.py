@@ -20,6 +20,7 @@ from mlp_lm.models.fused import FusedSGD
 from mlp_lm.models.network import MLP
 from mlp_lm.models.sampling import truncate
 from mlp_lm.text.tokenizer import Tokenizer
+from mlp_lm.text.vocab import Vocab
 from tests.conftest import fit
 
 SHORT = ["--trainer.max_steps=3", "--model.hidden_dim=12"]
@@ -69,7 +70,7 @@ NETWORKS = {
 }
 
 
-def assert_page_computes(file: Path, folder: Path) -> None:
+def assert_page_computes(file: Path, folder: Path, atol: float = 1e-5) -> None:
     """The page of a model gives the same log-probabilities as the model, for 200 contexts; also of its parts."""
     page = folder / "page.html"
     assert main(["export", str(file), f"--output={page}", "--overwrite"]) == 0
@@ -86,7 +87,7 @@ def assert_page_computes(file: Path, folder: Path) -> None:
     found = torch.tensor(in_page(page, code, contexts.tolist()), dtype=torch.float64)
     with torch.inference_mode():
         expected = model.log_probs(contexts).double().clamp(min=-1e9)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
 
 
 @pytest.mark.slow
@@ -108,13 +109,28 @@ def test_the_pages_of_words_counts_and_a_mixture(tmp_path: Path) -> None:
         assert_page_computes(file, tmp_path)
 
 
-def test_characters_of_all_kinds_and_hostile_items_stay_text(tmp_path: Path) -> None:
-    (tmp_path / "items.txt").write_text("\n".join(f"{item}{i}" for i in range(4) for item in HOSTILE), encoding="utf-8")
-    run = fit(tmp_path / "items.txt", tmp_path / "run", *SHORT)
+def hostile_corpus(folder: Path, tokens: str) -> Path:
+    """Items that a careless page would take for HTML, as characters or as whole tokens."""
+    path = folder / f"{tokens}.txt"
+    items = enumerate(9 * HOSTILE)
+    lines = (f"{item}{i}" if tokens == "characters" else f"{item} once{i}" for i, item in items)  # some words are rare
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("tokens", ["characters", "pretokenized"])
+def test_characters_of_all_kinds_and_hostile_items_stay_text(tokens: str, tmp_path: Path) -> None:
+    run = fit(hostile_corpus(tmp_path, tokens), tmp_path / "run", *SHORT, f"--data.tokens={tokens}")
     assert_page_computes(run, tmp_path)
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert html.count("<script") == html.count("</script") == 4 and "<img" not in html
     assert in_page(tmp_path / "page.html", "return data.vocab") == load(run).vocab.tokens
+
+
+def test_a_large_network_is_rounded_a_little(best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlp_lm.exports.page.MAX_FLOAT32", 0)
+    assert_page_computes(best, tmp_path, atol=1e-3)
+    assert "int16" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("tokens", ["characters", "words", "pretokenized"])
@@ -186,23 +202,19 @@ def test_a_hundred_steps_in_the_page_are_those_of_the_fused_step(empty_page: Pat
 def test_the_page_cuts_windows_and_counts_bigrams_as_the_lecture_does(empty_page: Path) -> None:
     code = """
     const data = new Data(input.join("\\r\\n"), 2, randomNumbers(1));
-    const rows = (split) => Array.from(split.targets, (id, n) => [...split.contexts.slice(2 * n, 2 * n + 2), id]);
-    return [data.vocab, rows(data.train), rows(data.dev), bigramLoss(data)];
+    const rows = (split) => Array.from(split.targets, (id, n) => [[...split.contexts.slice(2 * n, 2 * n + 2)], id]);
+    return [data.vocab, [...data.seen], rows(data.train), rows(data.dev), bigramLoss(data)];
     """
-    vocab, train, dev, loss = in_page(
-        empty_page, code, ["ab", "ab", " b ", "", "ba", "a", "bb", "aa", "aba", "bab", "abb", "baa"]
-    )
-    assert (
-        vocab == ["", "a", "b"]
-        and [0, 0, 1] in train
-        and not {tuple(row) for row in train} - {(a, b, c) for a in range(3) for b in range(3) for c in range(3)}
-    )
-    assert sum(row[2] == 0 for row in train) == 8 and sum(row[2] == 0 for row in dev) == 1  # 80 and 10 % of ten items
+    items = ["ab", "ba", "a", "b", "bb", "aa", "aba", "bab", "abb", "baa"]
+    vocab, seen, train, dev, loss = in_page(empty_page, code, ["ab", " ab ", "", *items])
+    assert vocab == ["", "a", "b"] and len(seen) == 8 and set(seen) < set(items)
+    assert train == [[*window] for item in seen for window in Vocab(vocab).windows(item, 2)]
+    assert [target for _, target in dev].count(0) == 1  # 10 % of ten items
     counts = torch.ones(3, 3, dtype=torch.float64)
-    for _, last, target in train:
+    for (_, last), target in train:
         counts[last, target] += 1
     log_probs = (counts / counts.sum(1, keepdim=True)).log()
-    assert loss == pytest.approx(-sum(log_probs[last, target].item() for _, last, target in dev) / len(dev))
+    assert loss == pytest.approx(-sum(log_probs[last, target].item() for (_, last), target in dev) / len(dev))
 
 
 def test_a_page_with_counts_beside_a_network_knows_train_and_the_losses(
@@ -223,11 +235,12 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, such as Debian's package chromium")
 def test_in_a_browser_from_a_file_without_a_network(tmp_path: Path) -> None:
-    items = [f"{item}{i}" for i in range(4) for item in HOSTILE]
-    (tmp_path / "items.txt").write_text("\n".join(items), encoding="utf-8")
-    file, counts = fit(tmp_path / "items.txt", tmp_path / "run", *SHORT), tmp_path / "counts.npz"
-    assert main(["ngram", str(tmp_path / "items.txt"), "--orders=3", f"--save={counts}"]) == 0
+    corpus, counts = hostile_corpus(tmp_path, "characters"), tmp_path / "counts.npz"
+    file = fit(corpus, tmp_path / "run", *SHORT)
+    assert main(["ngram", str(corpus), "--orders=3", f"--save={counts}"]) == 0
     assert main(["export", str(file), f"--counts={counts}", f"--output={tmp_path / 'page.html'}"]) == 0
+    words = fit(hostile_corpus(tmp_path, "pretokenized"), tmp_path / "words", *SHORT, "--data.tokens=pretokenized")
+    assert main(["export", str(words), f"--output={tmp_path / 'words.html'}"]) == 0
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # as CI runs as root
         page = browser.new_page()
@@ -272,6 +285,13 @@ def test_in_a_browser_from_a_file_without_a_network(tmp_path: Path) -> None:
         page.fill("#names", "too\nfew")
         page.click("#start")
         expect(page.locator("#lesson-message")).to_contain_text("2 distinct lines")
+        page.goto((tmp_path / "words.html").as_uri())
+        page.wait_for_selector("body[data-ready]")
+        expect(page.locator("#bars")).to_contain_text("</script><script>")
+        page.fill("#text", HOSTILE[0])
+        expect(page.locator(".token-box").last).to_have_text(HOSTILE[0])
+        expect(page.locator(".item")).to_have_count(20)
+        assert page.title() == "words" and page.locator("img").count() == 0
         browser.close()
-    own, *workers = heard
-    assert own == (tmp_path / "page.html").as_uri() and all(url.startswith("blob:") for url in workers)
+    files = [(tmp_path / name).as_uri() for name in ("page.html", "words.html")]
+    assert [line for line in heard if not line.startswith("blob:")] == files

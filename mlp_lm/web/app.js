@@ -2,7 +2,7 @@
 // The first tab: a trained model, its forward pass, samples, scores, map and facts.
 
 const TOP = 20;  // bars of a large vocabulary
-const SMALL = 40;  // tokens of which all have a bar
+const SMALL = 60;  // tokens of which all have a bar
 const MAX_UNITS = 4096;  // cells of a strip at most
 const NAMES = { network: "network", counts: "counts", cache: "cache", mixture: "mixture" };
 const MEANING = {
@@ -36,6 +36,7 @@ async function startModel() {
   const distinct = sources.filter(([name], i) => sources.findIndex(([other]) => other === name) === i);
   $("source").append(...distinct.map(([name, part]) => element("option", { value: part ?? "" }, NAMES[name])));
   $("source-label").hidden = distinct.length < 2;
+  $("bars").classList.toggle("words", unitName === "words");
   $("find-label").hidden = model.vocab.length <= SMALL;
   const example = exampleToScore();
   $("to-score").value = model.text(example);
@@ -98,7 +99,7 @@ function append(id) {
 function prepareNetwork(network) {
   const E = network.embedding_dim, T = network.contextSize, width = $("panel-model").clientWidth || 900;
   strips.scale = Math.max(...[0.5, 0.9].map((q) => Array.from(network.table.subarray(0, 20000), Math.abs).sort((a, b) => a - b)[Math.floor(q * (Math.min(network.table.length, 20000) - 1))]));
-  const columns = E > 8 ? 8 : E;
+  const columns = E > 64 ? 16 : Math.min(8, E);
   strips.boxes = Array.from({ length: T }, (_, t) => {
     const name = element("span"), strip = new Strip({
       label: `Embedding of context token ${t + 1}`, columns,

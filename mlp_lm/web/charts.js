@@ -181,13 +181,13 @@ function drawLosses(train, dev, levels) {
     pen.stroke();
   }
   pen.textAlign = "left";
-  for (const [name, loss] of Object.entries(levels)) {  // above the curves
-    const text = `${name} ${number(loss, 2)}`, size = pen.measureText(text).width;
-    pen.fillStyle = colour("raised");
-    pen.fillRect(width - size - 14, y(loss) - 8, size + 10, 16);
+  Object.entries(levels).forEach(([name, loss], i) => {  // on top of the curves, one above its line, one below
+    const text = `${name} ${number(loss, 2)}`, size = pen.measureText(text).width, at = y(loss) + (i ? 14 : -6);
+    pen.fillStyle = colour("raised", 0.8);
+    pen.fillRect(width - size - 14, at - 11, size + 10, 14);
     pen.fillStyle = colour("soft");
-    pen.fillText(text, width - size - 9, y(loss) + 4);
-  }
+    pen.fillText(text, width - size - 9, at);
+  });
   pen.fillStyle = colour("accent");
   pen.fillText("train", left + 8, bottom - 8);
   pen.fillStyle = colour("ink");

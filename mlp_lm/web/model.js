@@ -10,20 +10,13 @@ async function unpack(text) {  // base64 of gzip -> bytes
   return new Response(stream).arrayBuffer();
 }
 
-function fromFloat16(halves) {
-  const out = new Float32Array(halves.length);
-  for (let i = 0; i < halves.length; i++) {
-    const sign = halves[i] & 0x8000 ? -1 : 1, exponent = (halves[i] >> 10) & 31, fraction = halves[i] & 1023;
-    out[i] = sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024));
-  }
-  return out;
-}
-
-async function readArray({ dtype, data }) {
+async function readArray({ dtype, shape, data, scales }) {
   const buffer = await unpack(data);
-  if (dtype === "float16") return fromFloat16(new Uint16Array(buffer));
-  const types = { float32: Float32Array, float64: Float64Array, uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
-  return new types[dtype](buffer);
+  const types = { float32: Float32Array, float64: Float64Array, int16: Int16Array, uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
+  const values = new types[dtype](buffer);
+  if (!scales) return values;
+  const rows = await readArray(scales), width = shape[1];  // of a large network: whole numbers, times one scale a row
+  return Float32Array.from(values, (value, i) => value * rows[Math.floor(i / width)]);
 }
 
 async function readModel(data) {

@@ -297,7 +297,7 @@ function work() {
         run = new Run(rest);
         postMessage({ type: "started", ...run.baselines(), look: look() });
       }
-      if (type === "once") go(0);
+      if (type === "start" || type === "once") go(0);  // one step, the first of which has a loss of its own
       if (type === "pause") postMessage({ type: "paused", look: look() });
       if (running && !was) channel.port2.postMessage(null);
     } catch (error) {
