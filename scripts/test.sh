@@ -2,6 +2,7 @@
 # Everything that must hold before a change lands: ruff, mypy --strict and all tests, in .venv.
 #   bash scripts/test.sh            all tests
 #   bash scripts/test.sh -m "not slow"   the fast ones; further arguments go to pytest
+# The test of the exported page in a browser is skipped without Chromium, on Debian: apt-get install chromium
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
