@@ -32,6 +32,13 @@ class Details:
     losses: Mapping[str, float] = field(default_factory=dict)
     beside: LanguageModel | None = None
 
+    @property
+    def corpus_name(self) -> str:
+        """The name of the text, without its place on this machine."""
+        assert self.source is not None
+        settings = CorpusSettings.of(self.source[1].facts.settings)
+        return Path(settings.paths[0]).name
+
     @cached_property
     def corpus(self) -> Corpus | None:
         """What the model was trained on; None, and a line to stderr, if it is not there or has changed."""

@@ -81,6 +81,7 @@ def _describe(model: LanguageModel, details: Details) -> dict[str, Any]:
     tokenizer = model.tokenizer
     data = {
         "name": details.name,
+        "corpus": details.corpus_name,
         "vocab": model.vocab.tokens,
         "tokenizer": {"tokens": tokenizer.tokens, "line_ends": tokenizer.line_ends, "lowercase": tokenizer.lowercase},
         "longest_item": model.facts.longest_item,

@@ -2,62 +2,71 @@
 // The first tab: a trained model, its forward pass, samples, scores, map and facts.
 
 const TOP = 20;  // bars of a large vocabulary
-const SMALL = 60;  // tokens of which all have a bar
+const SMALL = 60;  // tokens of which all have a bar, where there is room
 const MAX_UNITS = 4096;  // cells of a strip at most
-const NAMES = { network: "network", counts: "counts", cache: "cache", mixture: "mixture" };
+const ITEMS = 20, TEXT_TOKENS = 150;  // to generate
 const MEANING = {
   uniform: () => "knows nothing: all tokens equally probable, ln V",
   bigram: () => "counts, one token back",
-  counts: (part) => `counts, ${part.context_size} tokens back, order ${part.order} (Kneser–Ney)`,
+  counts: (part) => `counts, ${part.context_size} tokens back: Kneser–Ney or what was chosen, order ${part.order}`,
   network: (part) => `this network, ${part.context_size} tokens back`,
-  mixture: () => "both together, with the weights that suit dev best",
+  mixture: () => "both, with the weights that are best on dev",
 };
 
-let data, model, rows, settings, strips = {}, unit = null, marked = null;
+let data, model, rows, settings, marked = null, unit = null;
+const strips = { boxes: [], layers: [], scale: 1 };
+
+const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
+const name = (id) => show(model.vocab[id]);
+const mixed = () => data.parts.filter(({ weight }) => weight > 0);
+const descending = (values) => Array.from(values.keys()).sort((a, b) => values[b] - values[a] || a - b);
 
 async function startModel() {
   model = await readModel(data);
-  // What is compared everywhere: the network and the counts; a model of one kind alone has one row.
-  rows = data.parts.map(({ kind }, part) => ({ kind, part })).filter(({ kind }) => kind === "network" || kind === "counts");
+  // What is compared everywhere: the network, the counts and, of a mixture, the mixture. `part` null is the whole.
+  rows = data.parts.map(({ kind }, part) => ({ kind, part })).filter(({ kind }) => MEANING[kind]);
   rows.sort((a, b) => (a.kind < b.kind ? 1 : -1));  // the network first
-  if (!rows.length) rows = [{ kind: "cache", part: 0 }];
-  const network = model.network(), kind = mixedParts().length > 1 ? "mixture" : mixedParts()[0].kind;
-  document.title = data.name;
-  $("title").textContent = data.name;
-  const unitName = data.tokenizer.tokens === "characters" ? "characters" : "words";
-  $("subtitle").textContent = `A language model of ${unitName}: ${count(model.vocab.length, "token")}, ` +
-    `${count(model.contextSize, "token")} of context, ${count(mixedParts().reduce((n, p) => n + (p.num_weights ?? 0), 0), "learned number")}.`;
-  $("forward-lead").textContent = network
-    ? "Type something: the tokens of the context are looked up in the embedding table, pass through tanh units, and become a probability for each token that could come next."
-    : "Type something: how often was each token seen after this context?";
-  $("legend").replaceChildren(...(rows.length > 1 ? rows.flatMap((row, i) => [element("i", { className: i ? "second" : "" }), row.kind]) : []));
+  if (mixed().length > 1) rows.push({ kind: "mixture", part: null });
+  describeModel();
+  const network = model.network();
   for (const part of document.querySelectorAll(".of-network")) part.hidden = !network;
-  const sources = [[kind, null], ...(rows.length > 1 || kind === "mixture" ? rows.map((row) => [row.kind, row.part]) : [])];
-  const distinct = sources.filter(([name], i) => sources.findIndex(([other]) => other === name) === i);
-  $("source").append(...distinct.map(([name, part]) => element("option", { value: part ?? "" }, NAMES[name])));
-  $("source-label").hidden = distinct.length < 2;
-  $("bars").classList.toggle("words", unitName === "words");
-  $("find-label").hidden = model.vocab.length <= SMALL;
-  const example = exampleToScore();
-  $("to-score").value = model.text(example);
-  $("text").value = model.text(example.slice(0, 3));
-  if (network) prepareNetwork(network);
+  if (network) prepareStrips(network);
   if (data.map) drawMap(network);
   drawFacts();
   listen();
+  const example = exampleIds();
+  $("to-score").value = model.text(example);
+  $("text").value = model.text(example.slice(0, 3));
   refresh();
   score();
   generate();
 }
 
-const mixedParts = () => data.parts.filter(({ weight }) => weight > 0);
-const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
+function describeModel() {
+  const kind = data.tokenizer.tokens === "characters" ? "character" : "word", whole = rows.at(-1).part === null;
+  const learned = mixed().reduce((sum, part) => sum + (part.num_weights ?? 0), 0);
+  document.title = $("title").textContent = data.name;
+  $("subtitle").textContent = `A ${kind}-level language model of ${data.corpus}: ${count(model.vocab.length, "token")}, ` +
+    `${count(model.contextSize, "token")} of context, ${count(learned, "parameter")}.`;
+  $("forward-lead").textContent = model.network()
+    ? "Type something. The tokens of the context are looked up in the embedding table, pass through tanh units, and become " +
+      "a probability for each token that could come next."
+    : "Type something to see how probable each next token is, from counts.";
+  $("boundary-note").textContent = model.isOfText ? "“.” stands for what is before the text, “'.'” for a full stop."
+    : "“.” is the boundary: it fills the context before an item, and ends the item.";
+  const legend = rows.flatMap(({ kind: each }, r) => [element("i", { className: `row${r}` }), each]);
+  $("legend").replaceChildren(...(rows.length > 1 ? legend : []));
+  const sources = whole ? [rows.at(-1), ...rows.slice(0, -1)] : rows;  // the whole first
+  $("source").append(...sources.map((row) => element("option", { value: row.part ?? "" }, row.kind)));
+  $("source-label").hidden = rows.length < 2;
+  $("find-label").hidden = model.vocab.length <= TOP;
+  $("bars").classList.toggle("words", kind === "word");
+}
 
-function exampleToScore() {  // the most probable item, or text
-  const ids = [];
+function exampleIds() {  // the most probable item; of running text, something probable, as the most probable repeats itself
+  const ids = [], random = randomNumbers(1), how = model.isOfText ? { temperature: 0.8, topK: 50 } : { temperature: 0 };
   while (ids.length < 12) {
-    const probs = drawnFrom(model.logProbs(ids), { temperature: 0 }, model.banned());
-    const id = probs.indexOf(1);
+    const id = draw(drawnFrom(model.logProbs(ids), how, model.banned()), random);
     if (id === 0) break;
     ids.push(id);
   }
@@ -70,199 +79,205 @@ function listen() {
   $("to-score").addEventListener("input", score);
   $("find").addEventListener("input", find);
   $("generate").addEventListener("click", generate);
-  $("clear").addEventListener("click", () => { $("text").value = ""; refresh(); $("text").focus(); });
+  $("clear").addEventListener("click", () => {
+    $("text").value = "";
+    refresh();
+    $("text").focus();
+  });
   $("draw-one").addEventListener("click", () => {
-    const ids = model.encode($("text").value).ids;
-    const probs = drawnFrom(model.logProbs(ids, settings.part), settings, model.banned());
-    append(draw(probs, randomNumbers(settings.seed + 7919 * ids.length)));
+    const { ids } = model.encode($("text").value), random = randomNumbers(settings.seed + 7919 * ids.length);
+    append(draw(drawnFrom(model.logProbs(ids, settings.part), settings, model.banned()), random));
   });
   explain($("bars"), ".bar", (bar) => bar.about);
   explain($("generated"), ".drawn", (token) => token.about);
   $("bars").tabStops = roving($("bars"), ".bar");
   $("generated").tabStops = roving($("generated"), ".drawn");
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refresh);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => refresh());
 }
 
 function append(id) {
-  if (id === 0) {
-    $("message").textContent = `The end: ${$("text").value}`;
-    $("text").value = "";
-  } else {
-    const { ids } = model.encode($("text").value);
-    $("text").value = model.text([...ids, id]);
-  }
-  refresh(id === 0 ? null : undefined);
+  const { ids } = model.encode($("text").value);
+  const ended = id === 0 ? `The item ends: ${$("text").value || "."}` : "";
+  $("text").value = id === 0 ? "" : model.text([...ids, id]);
+  refresh();
+  if (ended) $("message").textContent = ended;
+}
+
+// What a user should know of how a text was read.
+function remarks({ unknown, lowered }) {
+  const left = unknown.map((token) => `“${token}”`).join(", ");
+  return [lowered ? "Read in lower case." : "", left ? `Left out, as the model does not know: ${left}.` : ""].join(" ").trim();
 }
 
 // -- the forward pass -------------------------------------------------------------------------------------------------
 
-function prepareNetwork(network) {
-  const E = network.embedding_dim, T = network.contextSize, width = $("panel-model").clientWidth || 900;
-  strips.scale = Math.max(...[0.5, 0.9].map((q) => Array.from(network.table.subarray(0, 20000), Math.abs).sort((a, b) => a - b)[Math.floor(q * (Math.min(network.table.length, 20000) - 1))]));
-  const columns = E > 64 ? 16 : Math.min(8, E);
-  strips.boxes = Array.from({ length: T }, (_, t) => {
-    const name = element("span"), strip = new Strip({
-      label: `Embedding of context token ${t + 1}`, columns,
-      describe: (i) => `dimension ${i + 1} of the embedding of ${name.textContent}: ${number(strip.values[i])}`,
+function readSettings() {
+  const value = (id) => Number($(id).value) || 0, source = $("source").value;
+  return {
+    temperature: value("temperature"),
+    topK: Math.max(0, Math.floor(value("top-k"))),
+    topP: value("top-p"),
+    seed: Math.floor(value("seed")),
+    part: source === "" ? null : Number(source),
+  };
+}
+
+function refresh() {
+  settings = readSettings();
+  $("temperature-value").textContent = settings.temperature.toFixed(2);
+  $("top-p-value").textContent = settings.topP.toFixed(2);
+  const read = model.encode($("text").value), network = model.network();
+  $("message").textContent = remarks(read);
+  if (network) drawStrips(network, read.ids);
+  drawBars(read.ids);
+}
+
+function prepareStrips(network) {
+  const E = network.embedding_dim, some = Array.from(network.table.subarray(0, 20_000), Math.abs).sort((a, b) => a - b);
+  strips.scale = some[Math.floor(0.9 * (some.length - 1))] || 1;  // few cells are stronger
+  strips.boxes = Array.from({ length: network.contextSize }, (_, t) => {
+    const label = element("span"), strip = new Strip({
+      label: `Embedding of context token ${t + 1}`,
+      columns: E > 64 ? 16 : Math.min(8, E),
+      describe: (i) => `dimension ${i + 1} of the embedding of ${label.textContent}: ${number(strip.values[i])}`,
     });
-    const box = element("div", { className: "token-box" }, name, strip.canvas);
-    return { box, name, strip };
+    return { label, strip, box: element("div", { className: "token-box" }, label, strip.canvas) };
   });
   $("context").replaceChildren(...strips.boxes.map(({ box }) => box));
-  strips.layers = network.layers.map((layer, l) => {
+  const width = $("panel-model").clientWidth || 900;
+  strips.layers = network.layers.map((_, l) => {
     const strip = new Strip({
-      label: `tanh units of layer ${l + 1}`, columns: Math.max(8, Math.min(128, Math.floor(width / 8))),
+      label: `tanh units of layer ${l + 1}`,
+      columns: Math.max(8, Math.min(128, Math.floor(width / 8))),
       describe: (i) => `unit ${i + 1} of layer ${l + 1}: tanh output ${number(strip.values[i])}`,
-      choose: (i) => { unit = [l, i]; drawUnit(network); },
+      choose: (i) => {
+        unit = { layer: l, number: i };
+        drawUnit(network);
+      },
     });
-    const heading = element("h3", {}, `tanh units, layer ${l + 1} (visit one to see its weights)`);
-    $("layers").append(heading, strip.canvas);
+    const heading = `tanh units of layer ${l + 1}: hover over one, tap it, or use arrow keys to see its weights`;
+    $("layers").append(element("h3", {}, heading), strip.canvas);
     return strip;
   });
 }
 
+function drawStrips(network, ids) {
+  const context = model.context(ids, network.contextSize), { e, units } = network.forward(context);
+  const E = network.embedding_dim;
+  strips.boxes.forEach(({ box, label, strip }, t) => {
+    label.textContent = name(context[t]);
+    box.classList.toggle("marked", context[t] === marked);
+    strip.draw(e.subarray(t * E, (t + 1) * E), strips.scale);
+  });
+  strips.layers.forEach((strip, l) => strip.draw(units[l].subarray(0, MAX_UNITS), 1));
+}
+
+// The weights into the chosen unit, and those that it passes its output on with.
 function drawUnit(network) {
-  if (!unit) return;
-  const [l, i] = unit, { weight } = network.layers[l], fanIn = weight.length / network.layers[l].bias.length;
-  const incoming = weight.subarray(i * fanIn, (i + 1) * fanIn), E = network.embedding_dim;
-  const scale = Math.max(...incoming.map(Math.abs), 1e-9), block = (label, values, columns, describe, size) => {
-    const strip = new Strip({ label, columns, describe: (j) => describe(j, values[j]) });
-    strip.draw(values.slice(0, MAX_UNITS), size);
-    return element("div", {}, element("div", { className: "note" }, label), strip.canvas);
+  const { layer: l, number: i } = unit, { weight, bias } = network.layers[l], fanIn = weight.length / bias.length;
+  const incoming = Array.from(weight.subarray(i * fanIn, (i + 1) * fanIn)), E = network.embedding_dim, blocks = [];
+  const block = (label, weights, columns, of) => {
+    const strip = new Strip({ label, columns, describe: (j) => `weight ${of(j)}: ${number(weights[j])}` });
+    strip.draw(weights.slice(0, MAX_UNITS), Math.max(...weights.slice(0, MAX_UNITS).map(Math.abs), 1e-9));
+    blocks.push(element("div", {}, element("div", { className: "note" }, label), strip.canvas));
   };
-  const made = [];
-  if (l === 0) {
-    const T = network.contextSize;
-    for (let t = 0; t < T; t++) {
-      const own = Array.from(incoming.subarray(t * E, (t + 1) * E));
-      made.push(block(`from token ${t - T}`, own, Math.min(8, E), (j, w) => `weight from dimension ${j + 1} of the token ${T - t} back: ${number(w)}`, scale));
-    }
-  } else {
-    made.push(block(`from layer ${l}`, Array.from(incoming), 64, (j, w) => `weight from unit ${j + 1} of layer ${l}: ${number(w)}`, scale));
+  if (l > 0) block(`from layer ${l}`, incoming, 64, (j) => `from unit ${j + 1} of layer ${l}`);
+  for (let t = 0; l === 0 && t < network.contextSize; t++) {
+    const back = network.contextSize - t, own = incoming.slice(t * E, (t + 1) * E);
+    block(`from ${back} back`, own, Math.min(8, E), (j) => `from dimension ${j + 1} of the token ${back} back`);
   }
-  const next = network.layers[l + 1], target = next?.weight ?? network.projection ?? network.outputWeight;
-  const rowsOut = (next?.bias ?? (network.projection ? { length: E } : network.outputBias)).length, step = target.length / rowsOut;
-  const outgoing = Array.from({ length: Math.min(rowsOut, MAX_UNITS) }, (_, v) => target[v * step + i]);
-  const to = next ? (j) => `unit ${j + 1} of layer ${l + 2}` : network.projection ? (j) => `dimension ${j + 1} of the projection` : (j) => `the logit of ${show(model.vocab[j])}`;
-  made.push(block(next ? `to layer ${l + 2}` : network.projection ? "to the projection" : "to the logits", outgoing, Math.min(32, outgoing.length),
-    (j, w) => `weight to ${to(j)}: ${number(w)}`, Math.max(...outgoing.map(Math.abs), 1e-9)));
+  const targets = network.layers[l + 1] ? [network.layers[l + 1].weight, (j) => `to unit ${j + 1} of layer ${l + 2}`]
+    : network.projection ? [network.projection, (j) => `to dimension ${j + 1} of the projection`]
+      : [network.outputWeight, (j) => `to the logit of ${name(j)}`];
+  const [matrix, to] = targets, height = network.layers[l + 1]?.bias.length ?? (network.projection ? E : model.vocab.length);
+  const outgoing = Array.from({ length: Math.min(height, MAX_UNITS) }, (_, j) => matrix[(j * matrix.length) / height + i]);
+  block("onwards", outgoing, Math.min(32, outgoing.length), to);
   $("unit").hidden = false;
-  $("unit-name").textContent = `Weights of unit ${i + 1} of layer ${l + 1}, whose bias is ${number(network.layers[l].bias[i])}`;
-  $("unit-strips").className = "strips";
-  $("unit-strips").replaceChildren(...made);
-}
-
-function readSettings() {
-  const value = (id) => Number($(id).value) || 0, source = $("source").value;
-  return {
-    temperature: value("temperature"), topK: Math.max(0, Math.floor(value("top-k"))), topP: value("top-p"),
-    seed: Math.floor(value("seed")), part: source === "" ? null : Number(source),
-  };
-}
-
-function refresh(message) {
-  settings = readSettings();
-  $("temperature-value").textContent = settings.temperature.toFixed(2);
-  $("top-p-value").textContent = settings.topP.toFixed(2);
-  const { ids, unknown } = model.encode($("text").value);
-  if (message !== null) {
-    $("message").textContent = unknown.length ? `Left out, as the model does not know ${unknown.map((t) => `“${t}”`).join(", ")}.` : "";
-  }
-  const network = model.network();
-  if (network) {
-    const context = model.context(ids, network.contextSize), { e, units } = network.forward(context), E = network.embedding_dim;
-    strips.boxes.forEach(({ box, name, strip }, t) => {
-      name.textContent = show(model.vocab[context[t]]);
-      box.classList.toggle("marked", context[t] === marked);
-      strip.draw(e.subarray(t * E, (t + 1) * E), strips.scale);
-    });
-    strips.layers.forEach((strip, l) => strip.draw(units[l].subarray(0, MAX_UNITS), 1));
-  }
-  drawBars(ids);
-}
-
-function distributions(ids) {  // what is drawn from: of all rows, and of the model itself first
-  const of = (part) => drawnFrom(model.logProbs(ids, part), settings, model.banned());
-  return { all: of(settings.part), each: rows.map(({ part }) => of(part)), plain: rows.map(({ part }) => model.logProbs(ids, part)) };
+  $("unit-name").textContent = `Weights of unit ${i + 1} of layer ${l + 1}, whose bias is ${number(bias[i])}`;
+  $("unit-strips").replaceChildren(...blocks);
 }
 
 function drawBars(ids) {
-  const { all, each, plain } = distributions(ids), ranked = Array.from(all.keys()).sort((a, b) => all[b] - all[a] || a - b);
-  const top = ranked.length > SMALL ? TOP : ranked.length, shown = ranked.slice(0, top), largest = Math.max(...each.map((probs) => Math.max(...shown.map((id) => probs[id]))), 1e-9);
-  const bars = $("bars"), focused = [...bars.children].indexOf(document.activeElement);
+  const of = (part) => drawnFrom(model.logProbs(ids, part), settings, model.banned());
+  const each = rows.map(({ part }) => of(part)), plain = rows.map(({ part }) => model.logProbs(ids, part));
+  const whole = of(settings.part), ranked = descending(whole);
+  const roomy = innerWidth > 736, top = ranked.length <= SMALL && roomy ? ranked.length : roomy ? TOP : 10;
+  const shown = ranked.slice(0, top), largest = Math.max(1e-9, ...each.flatMap((probs) => shown.map((id) => probs[id])));
+  const bars = $("bars");
   while (bars.children.length < shown.length) {
-    const bar = element("button", { className: "bar", type: "button" }, element("span"), element("span"), element("span"));
-    bar.children[1].append(...rows.map((_, r) => element("i", { className: r ? "second" : "" })));
+    const meters = element("span", {}, ...rows.map((_, r) => element("i", { className: `row${r}` })));
+    const bar = element("button", { className: "bar", type: "button", tabIndex: -1 }, element("span"), meters, element("span"));
     bar.addEventListener("click", () => append(bar.token));
     bars.append(bar);
   }
+  while (bars.children.length > shown.length) bars.lastChild.remove();
   shown.forEach((id, i) => {
-    const bar = bars.children[i], [name, meters, figures] = bar.children;
+    const bar = bars.children[i], [label, meters, figures] = bar.children;
+    const shares = rows.map(({ kind }, r) => `${kind} ${percent(each[r][id])}`);
+    const exact = rows.map(({ kind }, r) => `${kind}: P(${name(id)}) = ${precise(plain[r][id])}, ${number(-plain[r][id], 2)} nats`);
     bar.token = id;
-    name.textContent = show(model.vocab[id]);
+    label.textContent = name(id);
     rows.forEach((_, r) => { meters.children[r].style.width = `${(100 * each[r][id]) / largest}%`; });
     figures.textContent = each.map((probs) => percent(probs[id])).join("\n");
     bar.classList.toggle("marked", id === marked);
-    bar.about = rows.map((row, r) => `${row.kind}: P(${show(model.vocab[id])}) = ${Math.exp(plain[r][id]).toPrecision(3)}, ${number(-plain[r][id], 2)} nats`).join("\n");
-    bar.ariaLabel = `append ${show(model.vocab[id])}: ${rows.map((row, r) => `${row.kind} ${percent(each[r][id])}`).join(", ")}`;
+    bar.about = exact.join("\n");
+    bar.ariaLabel = `append ${name(id)}: ${shares.join(", ")}`;
   });
-  if (focused < 0) bars.tabStops?.();
-  const rest = ranked.slice(top).reduce((sum, id) => sum + all[id], 0);
-  $("rest").textContent = ranked.length > top ? `${count(ranked.length - top, "other token")}: ${percent(rest)} together.` : "";
+  if (!bars.contains(document.activeElement)) bars.tabStops();
+  const rest = ranked.slice(top).reduce((sum, id) => sum + whole[id], 0);
+  $("rest").textContent = ranked.length > top ? `${count(ranked.length - top, "other token")}: ${percent(rest)} in all.` : "";
   find();
 }
 
+const precise = (logP) => Math.exp(logP).toPrecision(3);
+
 function find() {
   const { ids } = model.encode($("text").value), id = model.ids.get($("find").value.normalize("NFC"));
-  $("found").textContent = !$("find").value ? "" : id === undefined || id === 0 ? "not in the vocabulary"
-    : rows.map(({ kind, part }) => `${kind} ${Math.exp(model.logProbs(ids, part)[id]).toPrecision(3)}`).join(", ");
+  const found = () => rows.map(({ kind, part }) => `${kind} ${precise(model.logProbs(ids, part)[id])}`).join(", ");
+  $("found").textContent = !$("find").value ? "" : !id ? "not in the vocabulary" : found();
 }
 
-// -- generate, score --------------------------------------------------------------------------------------------------
-
-const tint = (nats) => `rgb(var(--accent) / ${Math.min(0.6, Math.max(0, nats) / 10).toFixed(3)})`;
-
-function drawnToken(id, blank, logProbs) {
-  const five = Array.from(logProbs.keys()).sort((a, b) => logProbs[b] - logProbs[a]).slice(0, 5), nats = -logProbs[id];
-  const token = element("span", { className: "drawn", tabIndex: -1 }, blank + (model.vocab[id] === "" ? "." : model.vocab[id]));
-  token.style.background = tint(nats);
-  token.about = `${show(model.vocab[id])}: ${number(nats, 2)} nats\n${five.map((i) => `${show(model.vocab[i])} ${percent(Math.exp(logProbs[i]))}`).join("   ")}`;
-  token.ariaLabel = token.about;
-  return token;
-}
+// -- generate ---------------------------------------------------------------------------------------------------------
 
 let generation = 0;
 
 async function generate() {
-  const own = ++generation, random = randomNumbers(settings.seed), chosen = settings, banned = model.banned();
-  const prompt = model.encode($("text").value).ids, { isOfText } = model;
-  const most = isOfText ? 150 : Math.max(2 * data.longest_item, prompt.length + 1), inTrain = data.in_train && new Set(await readArray(data.in_train));
-  const out = $("generated");
+  const own = ++generation, how = settings, random = randomNumbers(how.seed), { isOfText } = model, out = $("generated");
+  const prompt = model.encode($("text").value).ids, longest = isOfText ? prompt.length + TEXT_TOKENS : 2 * data.longest_item;
+  const inTrain = data.in_train && new Set(await readArray(data.in_train));
   out.className = isOfText ? "text" : "";
   out.replaceChildren();
+  const before = prompt.map((_, i) => model.logProbs(prompt.slice(0, i), how.part));
   let rested = performance.now();
-  for (let n = 0; n < (isOfText ? 1 : 20); n++) {
-    const ids = [...prompt], each = prompt.map((_, i) => model.logProbs(prompt.slice(0, i), chosen.part));
-    while (ids.length < most) {
-      const logProbs = model.logProbs(ids, chosen.part), id = draw(drawnFrom(logProbs, chosen, banned), random);
+  for (let n = 0; n < (isOfText ? 1 : ITEMS); n++) {
+    const ids = [...prompt], each = [...before];
+    while (ids.at(-1) !== 0 && ids.length < Math.max(longest, prompt.length + 1)) {
+      const logProbs = model.logProbs(ids, how.part);
       each.push(logProbs);
-      ids.push(id);
-      if (id === 0) break;
+      ids.push(draw(drawnFrom(logProbs, how, model.banned()), random));
       if (performance.now() - rested < 40) continue;
       await new Promise((resolve) => setTimeout(resolve));  // the page stays awake
       if (own !== generation) return;
       rested = performance.now();
     }
-    const ended = ids.at(-1) === 0, tokens = ids.map((id) => model.vocab[id]), blanks = model.tokenizer.blanks(tokens);
-    const drawn = ids.map((id, i) => drawnToken(id, blanks[i] ? " " : "", each[i]));
-    if (isOfText) out.append(...drawn);
-    else {
-      const text = model.text(ended ? ids.slice(0, -1) : ids);
-      const seen = inTrain ? (inTrain.has(hashItem(text)) ? "in train" : ended ? "new" : "cut") : ended ? "" : "cut";
-      out.append(element("div", { className: "item" }, element("span", {}, ...drawn), element("small", {}, seen)));
-    }
+    const ended = ids.at(-1) === 0, blanks = model.tokenizer.blanks(ids.map((id) => model.vocab[id]));
+    const tokens = ids.map((id, i) => drawnToken(id, blanks[i], each[i]));
+    const seen = !ended ? "cut" : !inTrain ? "" : inTrain.has(hashItem(model.text(ids.slice(0, -1)))) ? "in train" : "new";
+    out.append(...(isOfText ? tokens
+      : [element("div", { className: "item" }, element("span", {}, ...tokens), element("small", {}, seen))]));
   }
   out.tabStops();
+}
+
+function drawnToken(id, blank, logProbs) {
+  const nats = -logProbs[id], likeliest = descending(logProbs).slice(0, 5);
+  const text = (blank ? " " : "") + (id === 0 ? "." : model.vocab[id]);
+  const token = element("span", { className: "drawn", tabIndex: -1 }, text);
+  token.style.background = `rgb(var(--accent) / ${Math.min(0.6, Math.max(0, nats) / 10).toFixed(3)})`;
+  const others = likeliest.map((other) => `${name(other)} ${percent(Math.exp(logProbs[other]))}`);
+  token.about = `${name(id)}: ${number(nats, 2)} nats\n${others.join("   ")}`;
+  token.ariaLabel = token.about;
+  return token;
 }
 
 function hashItem(text) {  // FNV-1a over UTF-16 code units, as page.py computes it
@@ -271,85 +286,93 @@ function hashItem(text) {  // FNV-1a over UTF-16 code units, as page.py computes
   return value;
 }
 
+// -- score ------------------------------------------------------------------------------------------------------------
+
 function score() {
-  const { ids, unknown } = model.encode($("to-score").value.trim()), targets = model.isOfText ? ids : [...ids, 0];
-  $("score-message").textContent = unknown.length ? `Left out, as the model does not know ${unknown.map((t) => `“${t}”`).join(", ")}.` : "";
-  const nats = targets.map((id, i) => rows.map(({ part }) => -model.logProbs(ids.slice(0, i), part)[id]));
-  const largest = Math.max(1, ...nats.flat().filter(Number.isFinite)), cells = (values) => values.map((n) => element("td", {}, number(n, 3)));
-  const head = element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "token"), ...rows.map(({ kind }) => element("th", { scope: "col" }, `${kind}, nats`)), element("th")));
-  const body = element("tbody", {}, ...targets.map((id, i) => {
-    const meters = nats[i].map((n, r) => {
-      const meter = element("i", { className: r ? "second" : "" });
-      meter.style.width = `${(100 * Math.min(n, largest)) / largest}%`;
-      return meter;
-    });
-    return element("tr", {}, element("td", {}, show(model.vocab[id])), ...cells(nats[i]), element("td", { className: "meter" }, ...meters));
-  }));
-  const sums = rows.map((_, r) => nats.reduce((sum, row) => sum + row[r], 0)), n = Math.max(1, targets.length);
-  const foot = element("tfoot", {}, element("tr", {}, element("th", { scope: "row" }, "together"), ...cells(sums), element("td")),
-    element("tr", {}, element("th", { scope: "row" }, "per token"), ...cells(sums.map((sum) => sum / n)), element("td")));
-  $("scores").replaceChildren(head, body, foot);
+  const read = model.encode($("to-score").value.trim()), targets = model.isOfText ? read.ids : [...read.ids, 0];
+  $("score-message").textContent = remarks(read);
+  const nats = targets.map((id, i) => rows.map(({ part }) => -model.logProbs(read.ids.slice(0, i), part)[id]));
+  const largest = Math.max(1, ...nats.flat().filter(Number.isFinite));
+  const cells = (values) => values.map((value) => element("td", {}, number(value, 3)));
+  const meter = (value, r) => {
+    const bar = element("i", { className: `row${r}` });
+    bar.style.width = `${(100 * Math.min(value, largest)) / largest}%`;
+    return bar;
+  };
+  const lines = targets.map((id, i) => element("tr", {}, element("td", {}, name(id)), ...cells(nats[i]),
+    element("td", { className: "meter" }, ...nats[i].map(meter))));
+  const sums = rows.map((_, r) => nats.reduce((sum, line) => sum + line[r], 0)), n = Math.max(1, targets.length);
+  const line = (label, values) => element("tr", {}, element("th", { scope: "row" }, label), ...cells(values), element("td"));
+  const heads = ["token", ...rows.map(({ kind }) => `${kind}, nats`), ""].map((text) => element("th", { scope: "col" }, text));
+  $("scores").replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...lines),
+    element("tfoot", {}, line("total", sums), line("per token", sums.map((sum) => sum / n))));
 }
 
 // -- map, facts -------------------------------------------------------------------------------------------------------
 
 function drawMap(network) {
   const { points, size, width, height, note } = data.map, svg = $("map");
+  const which = points.length < model.vocab.length ? `The ${points.length} most frequent tokens` : "All tokens";
+  $("map-note").textContent = `${which}, ${note}. Select one to see its nearest neighbours; it is highlighted above as well.`;
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  $("map-note").textContent = `${points.length < model.vocab.length ? `The ${points.length} most frequent tokens, ` : "All tokens, "}${note}. Choose one for its nearest ones; it is marked above, too.`;
   points.forEach(([x, y], id) => {
     const text = document.createElementNS("http://www.w3.org/2000/svg", "text");
     const attributes = { x, y: height - y, "font-size": size, role: "button", tabindex: id ? -1 : 0, "data-id": id };
-    for (const [name, value] of Object.entries(attributes)) text.setAttribute(name, value);
-    text.textContent = show(model.vocab[id]);
+    for (const [attribute, value] of Object.entries(attributes)) text.setAttribute(attribute, value);
+    text.textContent = name(id);
     svg.append(text);
   });
   const choose = (event) => {
     const id = event.target.dataset?.id;
-    if (id !== undefined && (event.type === "click" || event.key === "Enter" || event.key === " ")) {
-      event.preventDefault();
-      nearest(network, Number(id));
-    }
+    if (id === undefined || (event.type === "keydown" && event.key !== "Enter" && event.key !== " ")) return;
+    event.preventDefault();
+    showNearest(network, Number(id));
   };
   svg.addEventListener("click", choose);
   svg.addEventListener("keydown", choose);
   roving(svg, "text");
 }
 
-function nearest(network, id) {
+function showNearest(network, id) {
   const E = network.embedding_dim, row = (i) => network.table.subarray(i * E, (i + 1) * E);
-  const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0), own = row(id), size = Math.sqrt(dot(own, own)) || 1;
-  const cosines = model.vocab.map((_, i) => [i, dot(row(i), own) / ((Math.sqrt(dot(row(i), row(i))) || 1) * size)]);
-  const found = cosines.filter(([i]) => i !== id && i !== 0).sort((a, b) => b[1] - a[1]).slice(0, 10);
-  const near = new Set(found.map(([i]) => String(i)));
+  const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0), norm = (a) => Math.sqrt(dot(a, a)) || 1;
+  const cosines = model.vocab.map((_, i) => dot(row(i), row(id)) / (norm(row(i)) * norm(row(id))));
+  const found = descending(cosines).filter((i) => i !== id && i !== 0).slice(0, 10), near = new Set(found.map(String));
   for (const text of $("map").children) {
     text.setAttribute("class", text.dataset.id === String(id) ? "chosen" : near.has(text.dataset.id) ? "near" : "");
   }
-  $("nearest").replaceChildren(element("h3", {}, `Nearest to ${show(model.vocab[id])} (cosine)`),
-    element("ol", {}, ...found.map(([i, cosine]) => element("li", {}, element("span", {}, show(model.vocab[i])), element("span", {}, number(cosine, 2))))));
+  const lines = found.map((i) => element("li", {}, element("span", {}, name(i)), element("span", {}, number(cosines[i], 2))));
+  $("nearest").replaceChildren(element("h3", {}, `Nearest to ${name(id)} (cosine)`), element("ol", {}, ...lines));
   marked = id;
   refresh();
 }
 
 function drawFacts() {
-  const network = data.parts.find(({ kind }) => kind === "network"), counts = data.parts.find(({ kind }) => kind === "counts");
+  const [network, counts] = ["network", "counts"].map((kind) => data.parts.find((part) => part.kind === kind));
   const facts = [["Tokens, V", model.vocab.length]];
   if (network) {
     const { embedding_dim, hidden_dim, num_layers, direct, tied, residual } = network.sizes;
-    facts.push(["Context, T", network.context_size], ["Embedding, E", embedding_dim], ["Hidden units, H", hidden_dim], ["tanh layers", num_layers],
-      ["Weights", network.num_weights], ["Connections", [direct && "direct", tied && "tied output", residual && "residual"].filter(Boolean).join(", ") || "plain"]);
+    facts.push(["Context, T", network.context_size], ["Embedding, E", embedding_dim], ["Hidden units, H", hidden_dim]);
+    facts.push(["tanh layers", hidden_dim ? num_layers : 0], ["Weights", network.num_weights]);
+    const extras = [direct && "direct connections", tied && "tied output", residual && "residual layers"].filter(Boolean);
+    if (extras.length) facts.push(["With", extras.join(", ")]);
   }
-  if (counts) facts.push(["Order of the counts", counts.order], ["Numbers in the counts", counts.num_weights]);
-  if (mixedParts().length > 1) facts.push(["Mixture", mixedParts().map(({ kind, weight }) => `${kind} ${weight.toFixed(2)}`).join(", ")]);
-  $("facts").append(...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, typeof value === "number" ? value.toLocaleString("en") : value))));
-  const losses = Object.entries(data.losses).sort((a, b) => b[1] - a[1]), low = Math.floor(Math.min(...losses.map(([, loss]) => loss)) * 2) / 2 - 0.1;
-  const high = data.losses.uniform;
-  $("losses").append(...losses.map(([name, loss]) => {
-    const dot = element("span", { className: "dot" });
-    dot.style.left = `${(100 * (loss - low)) / (high - low)}%`;
-    const part = data.parts.find(({ kind }) => kind === name);
-    return element("div", { className: `loss ${name === "network" || name === "mixture" ? "ours" : ""}` },
-      element("span", {}, name, element("small", {}, MEANING[name](part))), element("span", { className: "track" }, dot), element("span", {}, number(loss, 4)));
+  if (counts) facts.push(["Order of the counts", counts.order], ["Parameters of the counts", counts.num_weights]);
+  const shares = mixed().map(({ kind, weight }) => `${kind} ${weight.toFixed(2)}`);
+  if (shares.length > 1) facts.push(["Mixture", shares.join(", ")]);
+  const text = (value) => (typeof value === "number" ? value.toLocaleString("en") : value);
+  const entry = ([term, value]) => element("div", {}, element("dt", {}, term), element("dd", {}, text(value)));
+  $("facts").append(...facts.map(entry));
+  const losses = Object.entries(data.losses).sort((a, b) => b[1] - a[1]), high = data.losses.uniform;
+  const low = losses.at(-1)[1] - 0.1;
+  $("losses").append(...losses.map(([kind, loss]) => {
+    const dot = element("span", { className: "dot" }), meaning = MEANING[kind](data.parts.find((part) => part.kind === kind));
+    dot.style.left = `${Math.min(100, (100 * (loss - low)) / (high - low))}%`;
+    return element("div", { className: kind === "network" || kind === "mixture" ? "loss ours" : "loss" },
+      element("span", {}, kind, element("small", {}, meaning)), element("span", { className: "track" }, dot),
+      element("span", {}, number(loss, 4)));
   }));
-  if (losses.length < 2) $("losses").append(element("p", { className: "note" }, "Other figures were left out: the text was not there when the page was made."));
+  if (losses.length < 3) {
+    $("losses").append(element("p", { className: "note" }, "The text was not there when this page was made: no other figures."));
+  }
 }

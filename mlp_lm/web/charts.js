@@ -19,7 +19,7 @@ function colour(name, alpha = 1) {
 }
 
 const number = (x, digits = 3) => x.toFixed(digits).replace("-", "−");
-const percent = (p) => (p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 0.0005 ? `${(100 * p).toFixed(1)} %` : p > 0 ? "<0.1 %" : "0 %");
+const percent = (p) => (p >= 0.0005 ? `${(100 * p).toFixed(p >= 0.0995 ? 0 : 1)} %` : p > 0 ? "<0.1 %" : "0 %");
 
 // -- the note beside pointer or focus ---------------------------------------------------------------------------------
 
@@ -69,7 +69,8 @@ function roving(container, selector) {
 class Strip {
   constructor({ label, columns, cell = 8, describe, choose = () => {} }) {
     Object.assign(this, { columns, cell, describe, choose, at: -1, values: [] });
-    this.canvas = element("canvas", { className: "strip", tabIndex: 0, role: "slider", ariaLabel: label, ariaValueMin: "0" });
+    const aria = { role: "slider", ariaLabel: label, ariaValueMin: "0" };
+    this.canvas = element("canvas", { className: "strip", tabIndex: 0, ...aria });
     const visit = (i, x, y) => {
       if (i < 0 || i >= this.values.length) return hush();
       this.at = i;
@@ -147,7 +148,8 @@ function niceTicks(low, high, wanted) {
 
 // train, dev: [step, loss] each; levels: losses by name, as dashed lines.
 function drawLosses(train, dev, levels) {
-  const { pen, width, height } = canvasFor("c-loss", `Loss over steps; train ${number(train.at(-1)?.[1] ?? 0)}, dev ${number(dev.at(-1)?.[1] ?? 0)}`);
+  const [now, devNow] = [train, dev].map((points) => number(points.at(-1)?.[1] ?? NaN));
+  const { pen, width, height } = canvasFor("c-loss", `Loss over steps; train ${now}, dev ${devNow}`);
   const all = [...train, ...dev].map(([, loss]) => loss).concat(Object.values(levels)).filter(Number.isFinite);
   const last = Math.max(10, train.at(-1)?.[0] ?? 0), low = Math.min(...all) - 0.1, high = Math.max(...all) + 0.1;
   const left = 40, bottom = height - 24, x = (step) => left + (step / last) * (width - left - 12);
@@ -163,7 +165,9 @@ function drawLosses(train, dev, levels) {
     pen.fillText(String(+tick.toFixed(2)), left - 6, y(tick) + 4);
   }
   pen.textAlign = "center";
-  for (const tick of niceTicks(0, last, 4).slice(1)) pen.fillText(tick.toLocaleString("en"), Math.min(x(tick), width - 24), height - 7);
+  for (const tick of niceTicks(0, last, 4).slice(1)) {
+    pen.fillText(tick.toLocaleString("en"), Math.min(x(tick), width - 24), height - 7);
+  }
   pen.setLineDash([5, 4]);
   pen.strokeStyle = colour("soft");
   for (const loss of Object.values(levels)) {
@@ -195,7 +199,8 @@ function drawLosses(train, dev, levels) {
 }
 
 function drawHistogram(bins, { saturated, dead }) {
-  const { pen, width, height } = canvasFor("c-hist", `tanh outputs: ${percent(saturated)} saturated, ${percent(dead)} of the units dead`);
+  const text = `${percent(saturated)} saturated (beyond ±0.97); ${percent(dead)} of the units on all windows`;
+  const { pen, width, height } = canvasFor("c-hist", `Histogram of tanh outputs: ${text}`);
   const top = Math.max(...bins), bar = (width - 24) / bins.length, bottom = height - 24;
   bins.forEach((share, i) => {
     const centre = (i + 0.5) / 20 - 1;
@@ -205,9 +210,9 @@ function drawHistogram(bins, { saturated, dead }) {
   });
   pen.fillStyle = colour("soft");
   pen.textAlign = "center";
-  [["−1", 12], ["0", width / 2], ["1", width - 12]].forEach(([text, at]) => pen.fillText(text, at, height - 7));
+  [["−1", 12], ["0", width / 2], ["1", width - 12]].forEach(([tick, at]) => pen.fillText(tick, at, height - 7));
   pen.textAlign = "left";
-  pen.fillText(`${percent(saturated)} beyond ±0.97; ${percent(dead)} of the units always`, 12, 18);
+  pen.fillText(text, 12, 18);
 }
 
 function drawPoints(points, labels) {

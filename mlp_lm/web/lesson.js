@@ -3,7 +3,10 @@
 
 let worker = null, curves = null, axes = null, vocab = [];
 
-const SETTINGS = { contextSize: "s-context", embedding: "s-embedding", hidden: "s-hidden", batch: "s-batch", dropAt: "s-drop", seed: "s-seed" };
+const SETTINGS = {
+  contextSize: "s-context", embedding: "s-embedding", hidden: "s-hidden", batch: "s-batch", dropAt: "s-drop", seed: "s-seed",
+};
+const whole = (value) => Math.round(value).toLocaleString("en");
 const rateNow = () => 10 ** Number($("rate").value);
 
 async function startLesson() {
@@ -33,7 +36,7 @@ async function startLesson() {
 }
 
 function running(yes) {
-  $("pause").textContent = yes ? "Pause" : "Go on";
+  $("pause").textContent = yes ? "Pause" : "Resume";
 }
 
 function begin() {
@@ -48,7 +51,8 @@ function begin() {
   const numbers = Object.fromEntries(Object.entries(SETTINGS).map(([name, id]) => [name, Number($(id).value)]));
   worker.postMessage({ type: "start", text: $("names").value, rate: rateNow(), bad: $("s-bad").checked, ...numbers });
   for (const id of ["pause", "once", "reset"]) $(id).disabled = false;
-  $("start").textContent = "Start again";
+  $("start").textContent = "Restart";
+  document.querySelector(".charts").hidden = false;
   running(true);
 }
 
@@ -59,8 +63,7 @@ function end() {
   $("start").textContent = "Start";
   $("lesson-message").textContent = "";
   $("numbers").replaceChildren();
-  $("c-samples").replaceChildren();
-  for (const id of ["c-loss", "c-map", "c-hist"]) $(id).width = $(id).width;  // which clears it
+  document.querySelector(".charts").hidden = true;
 }
 
 function hear(news) {
@@ -71,14 +74,15 @@ function hear(news) {
   }
   if (news.type === "started") {
     vocab = news.vocab;
-    curves = { train: [], dev: [], levels: { "ln V": news.uniform, bigram: news.bigram }, facts: news, step: 0, every: 1, waiting: [] };
+    const levels = { "ln V": news.uniform, bigram: news.bigram };
+    curves = { train: [], dev: [], levels, facts: news, step: 0, every: 1, waiting: [] };
   }
   if (news.type === "progress") {
     curves.step = news.step;
     if (news.perSecond) curves.perSecond = news.perSecond;
     addLoss(news.step, news.loss);
     if (!Number.isFinite(news.loss)) {
-      $("lesson-message").textContent = `The loss is ${news.loss} at step ${news.step.toLocaleString("en")}: the learning rate is too high.`;
+      $("lesson-message").textContent = `The loss is ${news.loss} at step ${whole(news.step)}: the learning rate is too high.`;
       running(false);
     }
   }
@@ -103,26 +107,31 @@ function addLoss(step, loss) {
 }
 
 function drawLesson() {
-  const { look, facts, step, perSecond } = curves, rows = [
-    ["Step", step.toLocaleString("en")], ["Steps a second", perSecond ? Math.round(perSecond).toLocaleString("en") : "–"],
-    ["Train", curves.train.length ? number(curves.train.at(-1)[1]) : "–"], ["Dev", number(look.dev)],
-    ["Weights", facts.weights.toLocaleString("en")], ["Lines", facts.numItems.toLocaleString("en")], ["Windows", facts.windows.toLocaleString("en")],
-  ];
-  $("numbers").replaceChildren(...rows.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
-  drawLosses(curves.train, curves.dev, curves.levels);
+  const { look, facts, step, perSecond, train } = curves;
+  const rows = {
+    Step: whole(step), "Steps a second": perSecond ? whole(perSecond) : "–",
+    Train: train.length ? number(train.at(-1)[1]) : "–", Dev: number(look.dev),
+    Parameters: whole(facts.weights), "Distinct lines": whole(facts.numItems), "Windows of train": whole(facts.windows),
+  };
+  const entry = ([term, value]) => element("div", {}, element("dt", {}, term), element("dd", {}, value));
+  $("numbers").replaceChildren(...Object.entries(rows).map(entry));
+  drawLosses(train, curves.dev, curves.levels);
   drawHistogram(look.bins, look);
   drawPoints(inThePlane(look.table, look.embedding), vocab);
-  $("c-map-caption").textContent = look.embedding <= 2 ? "Embeddings" : `Embeddings, the two main of ${look.embedding} directions`;
-  $("c-samples").replaceChildren(...look.samples.map(({ text, seen }) => element("li", {}, `${text || "."}${seen ? "*" : ""}`)));
+  const of = look.embedding > 2 ? `: first two of ${look.embedding} principal components` : "";
+  $("c-map-caption").textContent = `Embeddings${of}`;
+  const line = ({ text, seen }) => element("li", {}, `${text || "."}${seen ? "*" : ""}`);
+  $("c-samples").replaceChildren(...look.samples.map(line));
 }
 
 // Embeddings (V, E) as points: two dimensions as they are; of more, the principal components, which power iteration
 // follows from one picture to the next, so that the map moves and does not jump.
 function inThePlane(table, E) {
-  const V = table.length / E, rows = Array.from({ length: V }, (_, v) => Array.from(table.subarray(v * E, (v + 1) * E)));
+  const V = table.length / E, dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
+  const rows = Array.from({ length: V }, (_, v) => Array.from(table.subarray(v * E, (v + 1) * E)));
   if (E === 1) return rows.map(([x], v) => [x, v]);
   if (E === 2) return rows;
-  const means = rows[0].map((_, i) => rows.reduce((sum, row) => sum + row[i], 0) / V), dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
+  const means = rows[0].map((_, i) => rows.reduce((sum, row) => sum + row[i], 0) / V);
   const centred = rows.map((row) => row.map((x, i) => x - means[i])), first = !axes || axes[0].length !== E;
   if (first) axes = [0, 1].map((k) => means.map((_, i) => Math.cos(i * (k + 1) + k)));
   for (let round = 0; round < (first ? 100 : 5); round++) {
@@ -152,8 +161,9 @@ function showTab(name) {
 async function startPage() {
   data = JSON.parse($("data").textContent);
   for (const name of ["model", "lesson"]) $(`tab-${name}`).addEventListener("click", () => showTab(name));
-  roving(document.querySelector("[role=tablist]"), "[role=tab]");
-  document.querySelector("[role=tablist]").addEventListener("keyup", ({ target }) => showTab(target.id.replace("tab-", "")));
+  const tabs = document.querySelector("[role=tablist]");
+  roving(tabs, "[role=tab]");
+  tabs.addEventListener("focusin", ({ target }) => showTab(target.id.replace("tab-", "")));
   await startLesson();
   if (data.vocab) await startModel();
   else $("tab-model").hidden = true;

@@ -12,7 +12,8 @@ async function unpack(text) {  // base64 of gzip -> bytes
 
 async function readArray({ dtype, shape, data, scales }) {
   const buffer = await unpack(data);
-  const types = { float32: Float32Array, float64: Float64Array, int16: Int16Array, uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
+  const whole = { int16: Int16Array, uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
+  const types = { float32: Float32Array, ...whole };
   const values = new types[dtype](buffer);
   if (!scales) return values;
   const rows = await readArray(scales), width = shape[1];  // of a large network: whole numbers, times one scale a row
@@ -39,6 +40,13 @@ function affine(weight, bias, x) {  // weight (n, m) by rows, x (m,) -> (n,)
     for (let j = 0; j < m; j++) sum += weight[at++] * x[j];
     out[i] = sum;
   }
+  return out;
+}
+
+function sideBySide(a, b) {
+  const out = new Float64Array(a.length + b.length);
+  out.set(a);
+  out.set(b, a.length);
   return out;
 }
 
@@ -76,7 +84,7 @@ class Network {
       units.push(z);
     }
     if (this.projection) x = affine(this.projection, null, x);
-    if (this.direct && units.length) x = Float64Array.from({ length: x.length + e.length }, (_, i) => x[i] ?? e[i - x.length]);
+    if (this.direct && units.length) x = sideBySide(x, e);
     const logits = affine(this.outputWeight, this.outputBias, x);
     return { e, units, logits, logProbs: logSoftmax(logits) };
   }
@@ -150,7 +158,8 @@ class Cache {  // how often each token is among the last ones
 
 // -- text and tokens --------------------------------------------------------------------------------------------------
 
-const MARKS = "\\u0300-\\u036f\\u0483-\\u0487\\u0591-\\u05bd\\u05c1-\\u05c7\\u0610-\\u061a\\u064b-\\u065f\\u0900-\\u0963\\u0966-\\u0dff";
+const MARKS = "\\u0300-\\u036f\\u0483-\\u0487\\u0591-\\u05bd\\u05c1-\\u05c7" +
+  "\\u0610-\\u061a\\u064b-\\u065f\\u0900-\\u0963\\u0966-\\u0dff";
 const ALNUM = "\\p{L}\\p{N}";
 const WORD = new RegExp(
   `\\n|\\p{Nd}+(?:[.,:]\\p{Nd}+)+|[${ALNUM}]+(?:[${MARKS}][${ALNUM}]*|['\\u2019.\\u2010\\-][${ALNUM}]+)*|\\S`, "gu");
@@ -211,14 +220,17 @@ class LanguageModel {
     return this.parts.find((part) => part.kind === "network")?.model;
   }
 
-  encode(text) {  // ids of the text, and the tokens that the model does not know
-    const ids = [], unknown = [];
-    for (const token of this.tokenizer.split(text)) {
-      const id = token === "" ? undefined : this.ids.get(token) ?? this.unknown;
+  // Ids of the text, and the tokens that the model does not know. Without `<unk>`, it reads Emma as emma if it knows e alone.
+  encode(text) {
+    const ids = [], unknown = [], tokens = this.tokenizer.split(text);
+    let lowered = false;
+    for (const token of tokens) {
+      const id = this.ids.get(token) ?? this.unknown ?? this.ids.get(token.toLowerCase());
+      lowered ||= id !== undefined && !this.ids.has(token) && this.unknown === undefined;
       if (id === undefined) unknown.push(token);
       else ids.push(id);
     }
-    return { ids, unknown };
+    return { ids, unknown, lowered };
   }
 
   text(ids) {

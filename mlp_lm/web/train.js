@@ -91,12 +91,14 @@ function times(x, w, n, out) {  // x (B, n), w (n, m) -> out (B, m)
   }
 }
 
-function descend(w, bias, x, y, alpha) {  // w (n, m) -= alpha xᵀ y and bias (n,) -= alpha xᵀ 1, of x (B, n), y (B, m)
+// w (n, m) -= alpha xᵀ y and bias (n,) -= alpha xᵀ 1, of x (B, n) and y (B, m)
+function descend(w, bias, x, y, alpha) {
   const n = bias.length, m = w.length / n;
   for (let b = 0; b < x.length / n; b += 4) {
     const y0 = b * m, y1 = y0 + m, y2 = y1 + m, y3 = y2 + m;
     for (let i = 0, at = 0; i < n; i++) {
-      const c = b * n + i, c0 = alpha * x[c], c1 = alpha * x[c + n], c2 = alpha * x[c + 2 * n], c3 = alpha * x[c + 3 * n];
+      const c = b * n + i, c0 = alpha * x[c], c1 = alpha * x[c + n];
+      const c2 = alpha * x[c + 2 * n], c3 = alpha * x[c + 3 * n];
       bias[i] -= c0 + c1 + c2 + c3;
       for (let j = 0; j < m; j++, at++) w[at] -= c0 * y[y0 + j] + c1 * y[y1 + j] + c2 * y[y2 + j] + c3 * y[y3 + j];
     }
@@ -191,7 +193,8 @@ class Net {
 
 // How good the bigram table of the lecture's part 1 is: counts of train plus one, evaluated on dev.
 function bigramLoss({ vocab, contextSize, train, dev }) {
-  const V = vocab.length, counts = new Float64Array(V * V).fill(1), last = (split, n) => split.contexts[(n + 1) * contextSize - 1];
+  const V = vocab.length, counts = new Float64Array(V * V).fill(1);
+  const last = (split, n) => split.contexts[(n + 1) * contextSize - 1];
   for (let n = 0; n < train.length; n++) counts[last(train, n) * V + train.targets[n]]++;
   let nats = 0;
   for (let n = 0; n < dev.length; n++) {
@@ -206,15 +209,16 @@ class Run {
   constructor({ text, contextSize, embedding, hidden, batch, rate, dropAt, bad, seed }) {
     this.random = randomNumbers(seed);
     this.data = new Data(text, contextSize, this.random);
-    if (this.data.numItems < 20) throw new Error(`found ${this.data.numItems} distinct lines; expected at least 20`);
-    if (this.data.vocab.length > 200) throw new Error("more than 200 distinct characters; expected names or words");
+    if (this.data.numItems < 20) throw new Error(`${this.data.numItems} distinct lines; at least 20 are needed`);
+    if (this.data.vocab.length > 200) throw new Error("more than 200 distinct characters");
     const sizes = { V: this.data.vocab.length, T: contextSize, E: embedding, H: hidden, B: batch };
     this.net = new Net(sizes, this.random, bad);
-    Object.assign(this, { rate, dropAt, steps: 0, order: Int32Array.from({ length: this.data.train.length }, (_, i) => i) });
-    this.position = this.order.length;
-    const some = (split, size) => shuffle(Int32Array.from({ length: split.length }, (_, i) => i), this.random).slice(0, size);
-    this.devSome = some(this.data.dev, MAX_DEV);
-    this.probed = some(this.data.train, PROBED);
+    Object.assign(this, { rate, dropAt, steps: 0 });
+    const shuffled = ({ length }) => shuffle(Int32Array.from({ length }, (_, i) => i), this.random);
+    this.devSome = shuffled(this.data.dev).slice(0, MAX_DEV);
+    this.probed = shuffled(this.data.train).slice(0, PROBED);
+    this.order = shuffled(this.data.train);
+    this.position = 0;
     this.indices = new Int32Array(batch);
   }
 
