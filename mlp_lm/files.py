@@ -42,7 +42,7 @@ def check_outputs(inputs: Iterable[str | None], **outputs: tuple[str | None, tup
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a file so that `path` holds, at any moment, the old file or the new one, never half of it."""
-    path = Path(os.path.realpath(path))
+    path = Path(path)
     if path.exists() and not path.is_file():  # a pipe or a device, such as /dev/stdout, must not be replaced
         with open(path, "wb") as file:
             write(file)
@@ -55,13 +55,19 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A free name beside `path` for a file or a folder that takes its place once it is complete."""
+    """A free name beside `path` for a file or a folder that takes its place once it is complete; a link stays one."""
+    path = Path(os.path.realpath(path))
     temporary, old = (path.with_name(f".{os.getpid()}.{suffix}") for suffix in ("part", "old"))
     try:
         yield temporary
         if temporary.is_dir() and path.is_dir():  # which no system replaces in one move
             path.rename(old)
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         if temporary.is_dir():

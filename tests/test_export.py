@@ -7,11 +7,15 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from mlp_lm import Sampling, load
 from mlp_lm.cli import main
 from mlp_lm.models.checkpoint import resolve
-from tests.conftest import Capture, error_of
+from mlp_lm.models.metrics import evaluate
+from mlp_lm.text.corpus import CorpusSettings, load_corpus
+from mlp_lm.text.windows import Windows
+from tests.conftest import CONSTANT_SGD, Capture, error_of, fit, report
 
 
 def export(*args: object, code: int = 0) -> None:
@@ -102,7 +106,9 @@ def test_a_damaged_folder_is_one_line(run_dir: Path, tmp_path: Path, capsys: Cap
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--output=mine"], "output: mine is a folder with other files; name another place"),
+        (["--output=mine"], "output: mine is a folder that export did not write; name another place"),
+        (["--output=bert"], "output: bert is a folder that export did not write; name another place"),
+        (["--output=a.safetensors"], "output: found 'a.safetensors', expected the name of a folder"),
         (["--output=mine/thesis.txt"], "output: mine/thesis.txt is a file; expected a folder"),
         (["--output=before"], "output: before exists; --overwrite replaces it"),
         (["--output=nowhere/model"], "output: 'nowhere/model' cannot be written; expected a place in a folder that"),
@@ -114,11 +120,51 @@ def test_what_is_not_overwritten(
     monkeypatch.chdir(tmp_path)
     Path("mine").mkdir()
     Path("mine/thesis.txt").touch()
+    Path("bert").mkdir()
+    Path("bert/config.json").write_text('{"model_type": "bert"}')
     export(best, "--format=safetensors", "--output=before")
     capsys.readouterr()
     for more in ([], ["--overwrite"]) if "before" not in flags[0] else ([],):
         assert expected in error_of(["export", str(best), "--format=safetensors", *flags, *more], capsys)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["before", "mine"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before", "bert", "mine"]
     export(best, "--format=safetensors", "--output=before", "--overwrite")
     assert sorted(path.name for path in Path("before").iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert resolve("before") == Path("before")
+
+
+def test_a_link_to_a_folder_stays_one(best: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    export(best, "--format=safetensors", f"--output={tmp_path / 'link'}", "--overwrite")
+    assert (tmp_path / "link").is_symlink() and load(tmp_path / "real").network is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_failed_export_leaves_what_was_there(
+    best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    args = ["export", str(best), f"--output={tmp_path / 'page.html'}", "--overwrite"]
+    (tmp_path / "page.html").write_text("before")
+    monkeypatch.setattr("mlp_lm.exports.page.TOLERANCE", -1.0)
+    assert "not written, as its log-probabilities differ by" in error_of(args, capsys)
+    monkeypatch.setattr("mlp_lm.exports.page._web", lambda name: (_ for _ in ()).throw(OSError(28, "No space left")))
+    assert "page.html: cannot be written (No space left)" in error_of(args, capsys)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("page.html", "before")]
+
+
+def test_a_network_that_computes_nan_is_one_line(best: Path, tmp_path: Path, capsys: Capture) -> None:
+    content = torch.load(best, weights_only=True)
+    content["state_dict"]["network.output.bias"][:] = torch.nan
+    torch.save(content, tmp_path / "nan.ckpt")
+    for format in ("html", "safetensors"):
+        assert "probabilities are NaN" in error_of(["export", str(tmp_path / "nan.ckpt"), f"--format={format}"], capsys)
+
+
+def test_losses_of_a_report_are_those_of_best_ckpt_alone(corpus_file: Path, tmp_path: Path) -> None:
+    run = fit(corpus_file, tmp_path / "run", *CONSTANT_SGD, "--model.learning_rate=20", "--trainer.max_steps=30")
+    export(run / "checkpoints" / "last.ckpt", "--format=safetensors", f"--output={tmp_path / 'last'}")
+    model = load(run / "checkpoints" / "last.ckpt")
+    corpus = load_corpus(CorpusSettings(path=str(corpus_file)))
+    loss = evaluate(model.nats, Windows(corpus.dev, 3).batches()).nats_per_token
+    assert loss > report(run)["losses"]["dev"]["nats_per_token"] + 0.001
+    assert f"| dev | {loss:.4f} |" in (tmp_path / "last" / "README.md").read_text()

@@ -115,4 +115,6 @@ def test_white_space_and_special_words_are_written_as_code_points() -> None:
 
 def test_a_network_is_refused(best: Path, capsys: Capture) -> None:
     error = error_of(["export", str(best), "--format=arpa"], capsys)
-    assert error.endswith("best.ckpt: a model of kind network; arpa is for the kind counts\n")
+    assert error.endswith(
+        "best.ckpt: found a network, but arpa is for counts, which ngram TEXT --save counts.npz writes\n"
+    )

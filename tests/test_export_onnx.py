@@ -121,7 +121,7 @@ def test_what_is_not_exported_is_one_line(
     counts.write_bytes(good["counts.npz"])
     capsys.readouterr()
     error = error_of(["export", str(counts), "--format=onnx"], capsys)
-    assert f"{counts}: a model of kind counts; onnx is for the kind network" in error
+    assert f"{counts}: found counts, but onnx is for networks" in error
     for missing in ("onnx", "onnxscript"):
         with monkeypatch.context() as patch:
             patch.delitem(sys.modules, "mlp_lm.exports.onnx")

@@ -16,12 +16,14 @@ from playwright.sync_api import expect, sync_playwright
 
 from mlp_lm import Sampling, load
 from mlp_lm.cli import main
+from mlp_lm.exports.page import item_hash
 from mlp_lm.models.fused import FusedSGD
 from mlp_lm.models.network import MLP
 from mlp_lm.models.sampling import truncate
+from mlp_lm.text.corpus import CorpusSettings, load_corpus
 from mlp_lm.text.tokenizer import Tokenizer
 from mlp_lm.text.vocab import Vocab
-from tests.conftest import fit
+from tests.conftest import fit, report
 
 SHORT = ["--trainer.max_steps=3", "--model.hidden_dim=12"]
 TEXT = ["--data.layout=text", "--data.tokens=words"]
@@ -127,6 +129,13 @@ def test_characters_of_all_kinds_and_hostile_items_stay_text(tokens: str, tmp_pa
     assert in_page(tmp_path / "page.html", "return data.vocab") == load(run).vocab.tokens
 
 
+def test_counts_with_an_infinite_loss_have_a_page_all_the_same(corpus_file: Path, tmp_path: Path) -> None:
+    args = ["ngram", str(corpus_file), "--orders=3", "--smoothing=none", f"--save={tmp_path / 'none.npz'}"]
+    assert main(args) == 0
+    assert_page_computes(tmp_path / "none.npz", tmp_path)
+    assert in_page(tmp_path / "page.html", "return Object.keys(data.losses)") == ["uniform", "bigram"]
+
+
 def test_a_large_network_is_rounded_a_little(best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlp_lm.exports.page.MAX_FLOAT32", 0)
     assert_page_computes(best, tmp_path, atol=1e-3)
@@ -229,6 +238,26 @@ def test_a_page_with_counts_beside_a_network_knows_train_and_the_losses(
     assert losses.keys() == {"uniform", "bigram", "counts", "network"} and weights == [1, 0]
 
 
+def test_the_page_knows_the_items_of_each_split(run_dir: Path, corpus_file: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert main(["export", str(run_dir), f"--output={page}"]) == 0
+    corpus = load_corpus(CorpusSettings(path=str(corpus_file)))
+    code = "const seen = await Promise.all(data.seen.map(readArray)); return seen.map((hashes) => [...hashes])"
+    others = [*corpus.items("dev"), *corpus.items("test")]
+    assert in_page(page, code) == [sorted(map(item_hash, items)) for items in (corpus.items("train"), others)]
+    assert item_hash("a") == 0xE40C292C  # FNV-1a of one byte
+
+
+def test_parts_of_one_kind_are_numbered(best: Path, corpus_file: Path, tmp_path: Path) -> None:
+    other = fit(corpus_file, tmp_path / "run", "--data.context_size=2")
+    assert main(["mix", str(best), str(other), f"--save={tmp_path / 'two.npz'}"]) == 0
+    assert main(["export", str(tmp_path / "two.npz"), f"--output={tmp_path / 'page.html'}"]) == 0
+    labels, losses = in_page(tmp_path / "page.html", "return [data.parts.map((part) => part.label), data.losses]")
+    assert labels == ["network 1", "network 2"]
+    reported = [report(run)["losses"]["dev"]["nats_per_token"] for run in (best.parent.parent, other)]
+    assert [losses[label] for label in labels] == pytest.approx(reported)
+
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -271,6 +300,8 @@ def test_in_a_browser_from_a_file_without_a_network(tmp_path: Path) -> None:
         assert all(text.startswith("<img") for text in page.locator(".item").all_inner_texts())
         page.fill("#to-score", "a.b")
         assert page.locator("#scores tbody tr").count() == 4
+        total = page.locator("#scores tfoot td").first.inner_text()
+        assert float(total) == pytest.approx(-load(file).score(["a.b"])[0].log_prob, abs=1e-3)
         page.click("#map text:nth-child(3)")
         assert page.locator("#nearest li").count() == 10
         assert page.title() == "run" and page.locator("img").count() == 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -14,18 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlp_lm.errors import DataError, MlpLmError, SettingsError
+from mlp_lm.errors import CheckpointError, DataError, MlpLmError, SettingsError
+from mlp_lm.exports import page
 from mlp_lm.exports.details import Details
 from mlp_lm.files import replacing
-from mlp_lm.models.checkpoint import CONFIG, WEIGHTS, load, resolve
+from mlp_lm.models.checkpoint import is_exported, load, resolve
 from mlp_lm.models.language_model import LanguageModel, ModelKind
 from mlp_lm.models.sampling import Sampling
 from mlp_lm.text.vocab import BOUNDARY
 from mlp_lm.text.windows import Windows
-from mlp_lm.training.runs import REPORT, run_folder
+from mlp_lm.training.runs import REPORT, best_checkpoint, run_folder
 
 NUM_CONTEXTS = 200  # on which what was written is compared with the model
-ANY: Sequence[ModelKind] = ("network", "counts", "mixture")
+NOUNS = {"network": "a network", "counts": "counts", "mixture": "a mixture", "cache": "a cache"}
 
 
 class Format(NamedTuple):
@@ -33,14 +36,15 @@ class Format(NamedTuple):
 
     module: str
     suffix: str  # of the file; "" for a folder
-    kinds: Sequence[ModelKind]
+    kinds: Sequence[ModelKind] = ("network", "counts", "mixture")
+    what: str = ""  # it is for, unless for all
 
 
 FORMATS = {
-    "html": Format("page", ".html", ANY),
-    "safetensors": Format("folder", "", ANY),
-    "onnx": Format("onnx", ".onnx", ["network"]),
-    "arpa": Format("arpa", ".arpa", ["counts"]),
+    "html": Format("page", ".html"),
+    "safetensors": Format("folder", ""),
+    "onnx": Format("onnx", ".onnx", ["network"], "networks"),
+    "arpa": Format("arpa", ".arpa", ["counts"], "counts, which ngram TEXT --save counts.npz writes"),
 }
 
 
@@ -70,60 +74,88 @@ def export(
     chosen = FORMATS[format]
     if file is None:
         if format != "html" or counts is not None:
-            raise SettingsError("file: missing; only a page for training alone is written without a model")
-        model, details, target = None, Details("mlp_lm"), Path(output or "mlp_lm.html")
-    else:
-        source = resolve(file)
-        model = load(source)
-        if model.kind not in chosen.kinds:
-            kinds = " or ".join(chosen.kinds)
-            raise SettingsError(f"{file}: a model of kind {model.kind}; {format} is for the kind {kinds}")
-        details = _details(source, model, None if counts is None else _counts(counts, file, model, format))
-        target = Path(output or source.with_name(source.stem + (chosen.suffix or "_exported")))
-    _check_target(target, chosen.suffix, overwrite)
+            raise SettingsError("file: missing; without one, only --format html works, for a page that trains")
+        target = _target("mlp_lm.html" if output is None else output, chosen.suffix, overwrite)
+        with _write(target) as temporary:
+            page.write(temporary, None, Details("mlp_lm"))
+        _report(target, page.usage(target))
+        return
+    source = resolve(file)
+    model = load(source)
+    if model.kind not in chosen.kinds:
+        raise SettingsError(f"{file}: found {NOUNS[model.kind]}, but {format} is for {chosen.what}")
+    beside = None if counts is None else _counts(counts, file, model, format)
+    beside_source = str(source.with_name(source.stem + (chosen.suffix or "_exported")))
+    target = _target(beside_source if output is None else output, chosen.suffix, overwrite)
     module = _module(chosen.module, format)
+    contexts = _contexts(model)
+    with _write(target) as temporary:
+        module.write(temporary, model, _details(source, model, beside))
+        written = module.read(temporary)
+        pairs = [(model, written), *zip(_parts(model, beside), _parts(written), strict=True)]
+        difference = max(_largest_difference(contexts, *pair) for pair in pairs)
+        if not difference < module.TOLERANCE:
+            raise MlpLmError(
+                f"{target}: not written, as its log-probabilities differ by {difference:.1e} from {file}'s, more than "
+                f"{module.TOLERANCE:g}; {format} cannot hold this model"
+            )
+    checked = f"log-probabilities differ by at most {difference:.1e} on {NUM_CONTEXTS} contexts"
+    _report(target, module.usage(target), f"{checked} (limit {module.TOLERANCE:g})")
+
+
+@contextmanager
+def _write(target: Path) -> Iterator[Path]:
+    """A temporary place for what then gets the name `target`. Raises SettingsError if it cannot be written."""
     try:
         with replacing(target) as temporary:
-            module.write(temporary, model, details)
-            difference = 0.0 if model is None else _largest_difference(model, module.read(temporary))
-            if not difference < module.TOLERANCE:
-                raise MlpLmError(f"{target}: not written, as its log-probabilities differ by {difference:.1e}")
+            yield temporary
     except OSError as error:
         raise SettingsError(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
+def _report(target: Path, usage: str, checked: str | None = None) -> None:
     size = sum(path.stat().st_size for path in (target.iterdir() if target.is_dir() else [target]))
     print(f"saved: {target}, {size:,} bytes")
-    if model is not None:
-        print(f"checked: log-probabilities differ by at most {difference:.1e} on {NUM_CONTEXTS} contexts")
-    print(f"next: {module.usage(target)}")
+    if checked is not None:
+        print(f"checked: {checked}")
+    print(f"next: {usage}")
 
 
 def _counts(counts: str, file: str, model: LanguageModel, format: str) -> LanguageModel:
     """The count model to show beside `model`. Raises SettingsError if the two do not go together."""
-    beside = load(counts)
     if format != "html" or model.kind != "network":
-        raise SettingsError("counts: for the page of a network, which shows them beside it")
+        raise SettingsError("counts: only for --format html of a network")
+    try:
+        beside = load(counts)
+    except CheckpointError as error:
+        raise SettingsError(f"counts: {error}; ngram TEXT --save counts.npz writes one") from error
     if beside.kind != "counts":
-        raise SettingsError(f"counts: found a model of kind {beside.kind} in {counts}; expected counts")
+        raise SettingsError(f"counts: found {NOUNS[beside.kind]} in {counts}; expected counts")
     if beside.vocab.tokens != model.vocab.tokens or beside.facts.fingerprint != model.facts.fingerprint:
-        raise SettingsError(f"counts: {counts} was counted on another text or split than {file} was trained on")
+        raise SettingsError(f"counts: {counts} is from another text or split than the one {file} was trained on")
     return beside
 
 
-def _check_target(target: Path, suffix: str, overwrite: bool) -> None:
-    """Raise SettingsError for a target that cannot be written, or must not be overwritten."""
+def _target(output: str, suffix: str, overwrite: bool) -> Path:
+    """Where to write. Raises SettingsError if that cannot be written, or must not be overwritten."""
+    target = Path(output).absolute() if output in ("", ".") else Path(output)
+    if not suffix and target.suffix == ".safetensors":
+        raise SettingsError(f"output: found {output!r}, expected the name of a folder")
     if suffix and target.suffix != suffix:
-        raise SettingsError(f"output: found {str(target)!r}, expected a file that ends in {suffix}")
+        raise SettingsError(f"output: found {output!r}, expected a file that ends in {suffix}")
     if not target.absolute().parent.is_dir():
-        raise SettingsError(f"output: {str(target)!r} cannot be written; expected a place in a folder that exists")
+        raise SettingsError(f"output: {output!r} cannot be written; expected a place in a folder that exists")
     if not os.path.lexists(target):
-        return
-    ours = {WEIGHTS, CONFIG, "README.md"}
-    if target.is_dir() and (suffix or not {path.name for path in target.iterdir()} <= ours):
-        raise SettingsError(f"output: {target} is a folder with other files; name another place")
+        return target
+    if suffix and not target.is_file():
+        raise SettingsError(f"output: {target} is no regular file; name another place")
     if not suffix and not target.is_dir():
         raise SettingsError(f"output: {target} is a file; expected a folder")
+    if not suffix and not is_exported(target):
+        raise SettingsError(f"output: {target} is a folder that export did not write; name another place")
     if not overwrite:
         raise SettingsError(f"output: {target} exists; --overwrite replaces it")
+    return target
 
 
 def _module(name: str, format: str) -> ModuleType:
@@ -137,30 +169,35 @@ def _module(name: str, format: str) -> ModuleType:
 
 
 def _details(source: Path, model: LanguageModel, beside: LanguageModel | None) -> Details:
-    """Beside the model: the losses in the report of its run, if that is there."""
-    report = run_folder(source) / REPORT
-    if source.suffix != ".ckpt" or not report.exists():
-        return Details(source.stem, (source, model), beside=beside)
-    figures = json.loads(report.read_text(encoding="utf-8"))["losses"]
-    losses = {split: loss["nats_per_token"] for split, loss in figures.items()}
+    """Beside the model: of a run's best.ckpt, the losses in the run's report."""
     run = run_folder(source)
     name = run.parent.name if run.name.startswith("version_") else run.name
+    if not (run / REPORT).exists() or source.absolute() != best_checkpoint(run):
+        return Details(source.stem if source.suffix != ".ckpt" else name, (source, model), beside=beside)
+    figures = json.loads((run / REPORT).read_text(encoding="utf-8"))["losses"]
+    losses = {split: loss["nats_per_token"] for split, loss in figures.items()}
     return Details(name, (source, model), losses, beside)
 
 
-def _largest_difference(model: LanguageModel, written: LanguageModel) -> float:
-    """The largest difference of log-probabilities on some contexts that `model` generates."""
-    contexts = _contexts(model)
+def _parts(model: LanguageModel, beside: LanguageModel | None = None) -> Sequence[LanguageModel]:
+    return [*(part for _, part in model.parts), *([] if beside is None else [beside])]
+
+
+def _largest_difference(contexts: Tensor, model: LanguageModel, written: LanguageModel) -> float:
+    """The largest difference of log-probabilities after `contexts` (B, T); infinite if one alone is finite."""
     with torch.inference_mode():
         one, other = (lm.log_probs(contexts[:, -lm.context_size :]).double() for lm in (model, written))
-    return (one - other)[one.isfinite() | other.isfinite()].abs().max().item()
+    return (one - other)[one.isfinite() | other.isfinite()].abs().nan_to_num(nan=math.inf).max().item()
 
 
 def _contexts(model: LanguageModel) -> Tensor:
-    """Contexts (B, T) from what `model` generates, always the same ones."""
+    """Contexts (B, T) from what `model` generates, always the same ones. Raises DataError if it computes NaN."""
     try:
         samples = model.sample(1 if model.is_of_text else NUM_CONTEXTS, Sampling(seed=0, allow_unk=True))
-    except DataError:  # counts without smoothing can get to where nothing follows
+    except DataError:
+        if model.kind != "counts":
+            raise
+        # Counts without smoothing can get to where nothing follows.
         return torch.randint(len(model.vocab), (NUM_CONTEXTS, model.context_size), generator=torch.Generator())
     ids = [[*model.vocab.encode(model.tokenizer.split(sample.text)), BOUNDARY] for sample in samples]
     windows = Windows(np.concatenate(ids), model.context_size)

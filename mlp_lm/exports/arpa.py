@@ -75,8 +75,8 @@ def read(path: Path) -> LanguageModel:
 def usage(path: Path) -> str:
     """How to use the file."""
     return (
-        f"in Python, kenlm.Model('{path}').score('n o r a'), with blanks between tokens, even if they are characters; "
-        "kenlm reads orders from 2 to 6"
+        f"kenlm.Model({str(path)!r}).score(text) in Python, where blanks separate tokens, characters too, and a blank "
+        "itself is <U+0020>; kenlm reads orders from 2 to 6"
     )
 
 

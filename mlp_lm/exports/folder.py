@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import math
+import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from mlp_lm.errors import DataError
 from mlp_lm.exports.details import Details, dev_loss
-from mlp_lm.files import write_text
-from mlp_lm.models.checkpoint import load, save_folder
+from mlp_lm.models.checkpoint import CARD, load, save_folder
 from mlp_lm.models.language_model import LanguageModel
+from mlp_lm.models.metrics import NLL
 from mlp_lm.models.sampling import Sampling
+from mlp_lm.text.corpus import CorpusSettings
 from mlp_lm.text.vocab import lines_printable
 
-CARD = "README.md"
 TOLERANCE = 1e-6  # between log-probabilities: nothing is rounded
-KINDS = {"network": "An MLP language model", "counts": "A count model", "mixture": "A mixture of language models"}
 
 
 def write(path: Path, model: LanguageModel, details: Details) -> None:
-    """Write the folder `path`. Raises SettingsError if it cannot be written."""
+    """Write the folder `path`."""
     save_folder(path, model)
-    write_text(path / CARD, "\n".join([*_card(model, details), ""]))
+    (path / CARD).write_text("\n".join([*_card(model, details), ""]), encoding="utf-8")
 
 
 def read(path: Path) -> LanguageModel:
@@ -33,38 +32,59 @@ def read(path: Path) -> LanguageModel:
 
 def usage(path: Path) -> str:
     """How to use the folder."""
-    return f"python -m mlp_lm sample {path}; to publish it: hf upload USER/MODEL {path}"
+    place = shlex.quote(str(path))
+    return f"python -m mlp_lm sample {place}; to publish it: hf upload USER/MODEL {place}"
 
 
 def _card(model: LanguageModel, details: Details) -> Iterator[str]:
     """The lines of the model card, in Markdown with the metadata of the Hugging Face Hub."""
-    data = model.facts.settings
-    unit = {"characters": "characters", "words": "words", "pretokenized": "words"}[model.tokenizer.tokens]
-    corpus = Path(data["path"] if data.get("train_path") is None else data["train_path"]).name
+    facts = CorpusSettings.of(model.facts.settings)
+    what = "running text" if model.is_of_text else "items such as names"
+    split = "in order" if model.is_of_text else f"shuffled with seed {facts.split_seed}"
+    repeats = "" if model.is_of_text else f", repeated items {'dropped' if facts.unique else 'kept'}"
     yield from ["---", "library_name: mlp_lm", "pipeline_tag: text-generation"]
-    yield from ["tags:", "- language-model", "- mlp", "- makemore", "---", "", f"# {details.name}", ""]
+    yield from ["tags:", "- language-model", "- makemore", "---", "", f"# {details.name}", ""]
     yield (
-        f"{KINDS[model.kind]} after Bengio et al. (2003), of {'running text' if model.is_of_text else 'items'} in "
-        f"{unit}: {len(model.vocab):,} tokens, {model.context_size:,} tokens of context"
-        + (f", {model.network.count_weights():,} weights" if model.network is not None else "")
-        + f". Trained with [mlp_lm](https://pypi.org/project/mlp_lm/) on `{corpus}`."
+        f"A language model of {what}, trained with mlp_lm on `{details.corpus_name}`: {len(model.vocab):,} tokens "
+        f"({'characters' if facts.tokens == 'characters' else 'words'}), {model.context_size:,} tokens of context."
     )
+    yield from ["", *(f"- {_describe(part)}{_share(weight, model)}" for weight, part in model.parts)]
     losses = dict(details.losses)
     if not losses and details.corpus is not None:
         losses = {"dev": dev_loss(model, details.corpus)}
     if losses:
         yield from ["", "| split | nats/token | perplexity |", "|---|---|---|"]
-        yield from (f"| {split} | {loss:.4f} | {math.exp(loss):.3f} |" for split, loss in losses.items())
-        yield from ["", f"`unique: {str(data['unique']).lower()}`, `split_seed: {data['split_seed']}`."]
+        yield from (f"| {name} | {loss:.4f} | {NLL(loss, 1).perplexity:.3f} |" for name, loss in losses.items())
+        yield from ["", f"Split: 80 % train, 10 % dev, 10 % test, {split}{repeats}."]
     with suppress(DataError):  # counts without smoothing can get to where nothing follows
         samples = model.sample(1 if model.is_of_text else 10, Sampling(seed=0))
-        yield from [
-            "",
-            "## Samples",
-            "",
-            "```",
-            *(lines_printable(str(s)).replace("```", "'''") for s in samples),
-            "```",
-        ]
-    yield from ["", "## Use", "", "```python", "from mlp_lm import load", ""]
-    yield from ['lm = load(".")  # this folder', "print(*lm.sample(10))", "```"]
+        lines = (lines_printable(str(sample)).replace("```", "'''") for sample in samples)
+        yield from ["", "## Samples", "", "```", *lines, "```"]
+    yield from [
+        "",
+        "## Use",
+        "",
+        "With mlp_lm installed, in this folder:",
+        "",
+        "```python",
+        "from mlp_lm import load",
+        "",
+    ]
+    yield from ['lm = load(".")', "print(*lm.sample(10))", "```", "", "or `python -m mlp_lm sample .`"]
+
+
+def _describe(part: LanguageModel) -> str:
+    """What one part is."""
+    if part.network is not None:
+        return (
+            f"an MLP after Bengio et al. (2003) with {part.context_size} tokens of context: "
+            f"{part.network.count_weights():,} weights, embeddings of {part.network.embedding_dim}, "
+            f"{part.network.num_layers if part.network.hidden_dim else 0} tanh layers of {part.network.hidden_dim}"
+        )
+    if part.counts is not None:
+        return f"an n-gram model of order {part.counts.order}: {part.counts.count_parameters():,} parameters"
+    return f"a cache of the last {part.context_size:,} tokens"
+
+
+def _share(weight: float, model: LanguageModel) -> str:
+    return f"; its weight in the mixture is {weight:.3f}" if model.kind == "mixture" else ""

@@ -76,7 +76,7 @@ def read(path: Path) -> LanguageModel:
 
 def usage(path: Path) -> str:
     """How to use the file."""
-    return f'onnxruntime.InferenceSession("{path}").run(None, {{"contexts": int64 ids (B, T)}})'
+    return f"onnxruntime.InferenceSession({str(path)!r}) in Python; the README has the lines that sample from it"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,13 @@ from mlp_lm.models.mixture import cache_model, mix
 from mlp_lm.models.network import ARCHITECTURE, MLP
 from mlp_lm.models.ngram import Level, NGramModel, count, modified_kneser_ney
 from mlp_lm.models.views import embedding_table
+from mlp_lm.text.corpus import SPLITS
 from mlp_lm.text.datasets import DATASETS
 from mlp_lm.text.vocab import Vocab
 
 TOLERANCE = 1e-3  # between log-probabilities: large networks are rounded to 16 bits
 MAX_FLOAT32 = 800_000  # weights of a network that is not rounded; 4 MB in base64
-MAX_LIST = 50_000  # items of train that the page recognises, by four bytes each
+MAX_LIST = 50_000  # items that the page recognises, by four bytes each
 
 Array = npt.NDArray[Any]
 
@@ -43,7 +45,8 @@ def write(path: Path, model: LanguageModel | None, details: Details) -> None:
     """Write the page of `model`, or that for training alone."""
     data = {"names": _pack(_bundled_names()), **({} if model is None else _describe(model, details))}
     # Nothing in the data may end the script element that they stand in.
-    pieces = {"data": json.dumps(data, ensure_ascii=False).replace("<", r"\u003c")}
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    pieces = {"data": text.replace("<", r"\u003c")}
     page = re.sub(r"/\* ([a-z.]+) \*/", lambda found: pieces.get(found[1]) or _web(found[1]).strip(), _web("page.html"))
     path.write_text(page, encoding="utf-8")
 
@@ -77,7 +80,7 @@ def _bundled_names() -> bytes:
 
 def _describe(model: LanguageModel, details: Details) -> dict[str, Any]:
     """The block of data of a model; `app.js` reads it."""
-    parts = [*model.parts, *([] if details.beside is None else [(0.0, details.beside)])]
+    parts = _label(model, details)
     tokenizer = model.tokenizer
     data = {
         "name": details.name,
@@ -85,16 +88,27 @@ def _describe(model: LanguageModel, details: Details) -> dict[str, Any]:
         "vocab": model.vocab.tokens,
         "tokenizer": {"tokens": tokenizer.tokens, "line_ends": tokenizer.line_ends, "lowercase": tokenizer.lowercase},
         "longest_item": model.facts.longest_item,
-        "parts": [{"weight": weight, **_describe_part(part)} for weight, part in parts],
+        "parts": [
+            {"label": label, "weight": weight, **_describe_part(part)} for label, (weight, part) in parts.items()
+        ],
         "losses": _losses(model, details),
     }
     if model.network is not None:
         data["map"] = _map(*embedding_table(model.network, model.vocab))
     if details.corpus is not None and not model.is_of_text:
-        items = details.corpus.items("train")
-        if len(items) <= MAX_LIST:
-            data["in_train"] = _pack_array(np.unique(np.fromiter(map(item_hash, items), np.uint32)))
+        train, *others = (details.corpus.items(split) for split in SPLITS)
+        seen = [train, [*chain(*others)]]
+        if sum(map(len, seen)) <= MAX_LIST:
+            data["seen"] = [_pack_array(np.unique(np.fromiter(map(item_hash, items), np.uint32))) for items in seen]
     return data
+
+
+def _label(model: LanguageModel, details: Details) -> dict[str, tuple[float, LanguageModel]]:
+    """The parts of the page and their weights, by label: network, counts, or network 1, network 2."""
+    parts = [*model.parts, *([] if details.beside is None else [(0.0, details.beside)])]
+    kinds = [part.kind for _, part in parts]
+    numbers = [f" {kinds[:i].count(kind) + 1}" if kinds.count(kind) > 1 else "" for i, kind in enumerate(kinds)]
+    return {f"{kind}{number}": part for kind, number, part in zip(kinds, numbers, parts, strict=True)}
 
 
 def _map(table: Array, labels: Sequence[str]) -> dict[str, Any]:
@@ -120,14 +134,16 @@ def _losses(model: LanguageModel, details: Details) -> dict[str, float]:
         levels, _ = modified_kneser_ney(count(corpus.train, len(corpus.vocab), 2))
         bigram = NGramModel(levels, len(corpus.vocab))
         losses["bigram"] = dev_loss(LanguageModel.of_counts(bigram, corpus.vocab, model.facts), corpus)
-        for _, part in [*model.parts, *([] if details.beside is None else [(0.0, details.beside)])]:
+        for label, (_, part) in _label(model, details).items():
             if part.kind in ("network", "counts") and not (part is model and details.losses):
-                losses[part.kind] = dev_loss(part, corpus)
+                losses[label] = dev_loss(part, corpus)
         if model.kind == "mixture":
             losses["mixture"] = dev_loss(model, corpus)
     if "dev" in details.losses:
         losses[model.kind] = details.losses["dev"]
-    return losses
+    return {
+        label: loss for label, loss in losses.items() if math.isfinite(loss)
+    }  # counts without smoothing may have none
 
 
 def _describe_part(part: LanguageModel) -> dict[str, Any]:

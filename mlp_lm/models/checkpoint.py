@@ -38,7 +38,7 @@ import numpy as np
 import torch
 
 from mlp_lm.errors import CheckpointError, is_out_of_memory
-from mlp_lm.files import write_atomically, write_json, write_or_explain
+from mlp_lm.files import write_atomically, write_or_explain
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel, hash_items
 from mlp_lm.models.mixture import cache_model, mix
 from mlp_lm.models.network import ARCHITECTURE, MLP
@@ -49,7 +49,8 @@ from mlp_lm.text.vocab import Vocab
 FORMAT_VERSION = {".ckpt": 2, ".npz": 3}
 LEVEL = ("keys", "probs", "backoff")
 KEY, DATA_KEY = "mlp_lm", "TextDataModule"
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+EXPORTED = (".html", ".onnx", ".arpa")
 NETWORK_PREFIX = "network."
 
 PathLike = str | os.PathLike[str]
@@ -69,7 +70,9 @@ def load(path: PathLike) -> LanguageModel:
 def resolve(path: PathLike) -> Path:
     """What a path means: a run folder stands for its `checkpoints/best.ckpt`. Raises CheckpointError."""
     if not str(path):
-        raise CheckpointError("found '' as the name of a file; expected a checkpoint or a run folder")
+        raise CheckpointError(
+            "found '' as the name of a file; expected a checkpoint or the folder of a run or an export"
+        )
     if (Path(path) / WEIGHTS).exists():
         return Path(path)
     best = Path(path) / "checkpoints" / "best.ckpt"
@@ -128,7 +131,8 @@ def _read(path: Path) -> Content:
     except Exception as error:  # damaged bytes can make a reader raise anything
         if is_out_of_memory(error):
             raise
-        raise CheckpointError(f"{path}: damaged, or not a file of mlp_lm") from error
+        hint = "; it was exported for other programs: name what it was exported from" if path.suffix in EXPORTED else ""
+        raise CheckpointError(f"{path}: damaged, or not a file of mlp_lm{hint}") from error
     _check_version(path, version, current)
     if not is_counts and DATA_KEY not in content:
         raise CheckpointError(f"{path}: has no vocabulary, as it was trained without a TextDataModule")
@@ -227,16 +231,26 @@ def save_parts(path: PathLike, model: LanguageModel) -> None:
 
 
 def save_folder(folder: Path, model: LanguageModel) -> None:
-    """Write any model into a new folder, as safetensors and JSON. Raises SettingsError if it cannot be written."""
+    """Write any model into a new folder, as safetensors and JSON. Raises OSError if it cannot be written."""
     from safetensors.numpy import save
 
     header, arrays = _describe(model)
     paths = {name: Path(value).name for name, value in header["data"].items() if name.endswith("path") and value}
     data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"format": "np"})
     folder.mkdir()
-    write_or_explain(folder / WEIGHTS, lambda file: file.write(data))
+    (folder / WEIGHTS).write_bytes(data)
     config = {"model_type": KEY, **header, "data": header["data"] | paths, "sha256": hashlib.sha256(data).hexdigest()}
-    write_json(folder / CONFIG, config)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder has nothing but an exported model and its card, or nothing at all."""
+    names = {path.name for path in folder.iterdir()}
+    try:
+        ours = bool(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_type"] == KEY)
+    except (OSError, ValueError, LookupError, TypeError):
+        return not names
+    return ours and names <= {WEIGHTS, CONFIG, CARD}
 
 
 def _read_folder(folder: Path) -> Content:

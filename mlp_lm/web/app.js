@@ -8,9 +8,9 @@ const ITEMS = 20, TEXT_TOKENS = 150;  // to generate
 const MEANING = {
   uniform: () => "knows nothing: all tokens equally probable, ln V",
   bigram: () => "counts, one token back",
-  counts: (part) => `counts, ${part.context_size} tokens back: Kneser–Ney or what was chosen, order ${part.order}`,
-  network: (part) => `this network, ${part.context_size} tokens back`,
-  mixture: () => "both, with the weights that are best on dev",
+  counts: (part) => `counts of order ${part.order}: ${count(part.order - 1, "token")} back`,
+  network: (part) => `this network, ${count(part.context_size, "token")} back`,
+  mixture: () => "all parts, with the weights that are best on dev",
 };
 
 let data, model, rows, settings, marked = null, unit = null;
@@ -18,15 +18,16 @@ const strips = { boxes: [], layers: [], scale: 1 };
 
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 const name = (id) => show(model.vocab[id]);
+const rowClass = (r) => `row${Math.min(r, 2)}`;
 const mixed = () => data.parts.filter(({ weight }) => weight > 0);
 const descending = (values) => Array.from(values.keys()).sort((a, b) => values[b] - values[a] || a - b);
 
 async function startModel() {
   model = await readModel(data);
   // What is compared everywhere: the network, the counts and, of a mixture, the mixture. `part` null is the whole.
-  rows = data.parts.map(({ kind }, part) => ({ kind, part })).filter(({ kind }) => MEANING[kind]);
-  rows.sort((a, b) => (a.kind < b.kind ? 1 : -1));  // the network first
-  if (mixed().length > 1) rows.push({ kind: "mixture", part: null });
+  rows = data.parts.map(({ kind, label }, part) => ({ kind, label, part })).filter(({ kind }) => MEANING[kind]);
+  rows.sort((a, b) => (a.kind === b.kind ? a.part - b.part : a.kind < b.kind ? 1 : -1));  // networks first
+  if (mixed().length > 1) rows.push({ kind: "mixture", label: "mixture", part: null });
   describeModel();
   const network = model.network();
   for (const part of document.querySelectorAll(".of-network")) part.hidden = !network;
@@ -54,13 +55,13 @@ function describeModel() {
     : "Type something to see how probable each next token is, from counts.";
   $("boundary-note").textContent = model.isOfText ? "“.” stands for what is before the text, “'.'” for a full stop."
     : "“.” is the boundary: it fills the context before an item, and ends the item.";
-  const legend = rows.flatMap(({ kind: each }, r) => [element("i", { className: `row${r}` }), each]);
+  const legend = rows.flatMap(({ label }, r) => [element("i", { className: rowClass(r) }), label]);
   $("legend").replaceChildren(...(rows.length > 1 ? legend : []));
   const sources = whole ? [rows.at(-1), ...rows.slice(0, -1)] : rows;  // the whole first
-  $("source").append(...sources.map((row) => element("option", { value: row.part ?? "" }, row.kind)));
+  $("source").append(...sources.map((row) => element("option", { value: row.part ?? "" }, row.label)));
   $("source-label").hidden = rows.length < 2;
   $("find-label").hidden = model.vocab.length <= TOP;
-  $("bars").classList.toggle("words", kind === "word");
+  for (const id of ["bars", "map"]) $(id).classList.toggle("words", kind === "word");
 }
 
 function exampleIds() {  // the most probable item; of running text, something probable, as the most probable repeats itself
@@ -92,7 +93,9 @@ function listen() {
   explain($("generated"), ".drawn", (token) => token.about);
   $("bars").tabStops = roving($("bars"), ".bar");
   $("generated").tabStops = roving($("generated"), ".drawn");
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => refresh());
+  for (const id of ["text", "to-score"]) {
+    $(id).addEventListener("keydown", (event) => { if (event.key === "Enter" && !model.isOfText) event.preventDefault(); });
+  }
 }
 
 function append(id) {
@@ -104,9 +107,12 @@ function append(id) {
 }
 
 // What a user should know of how a text was read.
-function remarks({ unknown, lowered }) {
-  const left = unknown.map((token) => `“${token}”`).join(", ");
-  return [lowered ? "Read in lower case." : "", left ? `Left out, as the model does not know: ${left}.` : ""].join(" ").trim();
+function remarks({ unknown, known }) {
+  const of = (tokens) => tokens.map((token) => `“${show(token)}”`).join(", ");
+  if (model.unknown !== undefined) return unknown.length ? `Outside the vocabulary, read as <unk>: ${of(unknown)}.` : "";
+  const left = unknown.filter((token) => known(token) === undefined), lowered = left.length < unknown.length;
+  const parts = [lowered ? "Read in lower case." : "", left.length ? `Left out, as the model does not know: ${of(left)}.` : ""];
+  return parts.join(" ").trim();
 }
 
 // -- the forward pass -------------------------------------------------------------------------------------------------
@@ -200,12 +206,13 @@ function drawUnit(network) {
 function drawBars(ids) {
   const of = (part) => drawnFrom(model.logProbs(ids, part), settings, model.banned());
   const each = rows.map(({ part }) => of(part)), plain = rows.map(({ part }) => model.logProbs(ids, part));
-  const whole = of(settings.part), ranked = descending(whole);
+  const banned = new Set(model.banned());
+  const whole = of(settings.part), ranked = descending(whole).filter((id) => !banned.has(id));
   const roomy = innerWidth > 736, top = ranked.length <= SMALL && roomy ? ranked.length : roomy ? TOP : 10;
   const shown = ranked.slice(0, top), largest = Math.max(1e-9, ...each.flatMap((probs) => shown.map((id) => probs[id])));
   const bars = $("bars");
   while (bars.children.length < shown.length) {
-    const meters = element("span", {}, ...rows.map((_, r) => element("i", { className: `row${r}` })));
+    const meters = element("span", {}, ...rows.map((_, r) => element("i", { className: rowClass(r) })));
     const bar = element("button", { className: "bar", type: "button", tabIndex: -1 }, element("span"), meters, element("span"));
     bar.addEventListener("click", () => append(bar.token));
     bars.append(bar);
@@ -213,8 +220,8 @@ function drawBars(ids) {
   while (bars.children.length > shown.length) bars.lastChild.remove();
   shown.forEach((id, i) => {
     const bar = bars.children[i], [label, meters, figures] = bar.children;
-    const shares = rows.map(({ kind }, r) => `${kind} ${percent(each[r][id])}`);
-    const exact = rows.map(({ kind }, r) => `${kind}: P(${name(id)}) = ${precise(plain[r][id])}, ${number(-plain[r][id], 2)} nats`);
+    const shares = rows.map(({ label: row }, r) => `${row} ${percent(each[r][id])}`);
+    const exact = rows.map(({ label: row }, r) => `${row}: P = ${precise(plain[r][id])}, ${number(-plain[r][id], 2)} nats`);
     bar.token = id;
     label.textContent = name(id);
     rows.forEach((_, r) => { meters.children[r].style.width = `${(100 * each[r][id]) / largest}%`; });
@@ -233,7 +240,7 @@ const precise = (logP) => Math.exp(logP).toPrecision(3);
 
 function find() {
   const { ids } = model.encode($("text").value), id = model.ids.get($("find").value.normalize("NFC"));
-  const found = () => rows.map(({ kind, part }) => `${kind} ${precise(model.logProbs(ids, part)[id])}`).join(", ");
+  const found = () => rows.map(({ label, part }) => `${label} ${precise(model.logProbs(ids, part)[id])}`).join(", ");
   $("found").textContent = !$("find").value ? "" : !id ? "not in the vocabulary" : found();
 }
 
@@ -244,25 +251,34 @@ let generation = 0;
 async function generate() {
   const own = ++generation, how = settings, random = randomNumbers(how.seed), { isOfText } = model, out = $("generated");
   const prompt = model.encode($("text").value).ids, longest = isOfText ? prompt.length + TEXT_TOKENS : 2 * data.longest_item;
-  const inTrain = data.in_train && new Set(await readArray(data.in_train));
+  const hashes = data.seen && await Promise.all(data.seen.map(readArray)), [train, others] = (hashes ?? []).map((h) => new Set(h));
   out.className = isOfText ? "text" : "";
   out.replaceChildren();
-  const before = prompt.map((_, i) => model.logProbs(prompt.slice(0, i), how.part));
   let rested = performance.now();
+  const rest = async () => {  // the page stays awake; whether a later call has taken over
+    if (performance.now() - rested > 40) {
+      await new Promise((resolve) => setTimeout(resolve));
+      rested = performance.now();
+    }
+    return own !== generation;
+  };
+  const before = [];
+  for (let i = 0; i < prompt.length; i++) {
+    before.push(model.logProbs(prompt.slice(0, i), how.part));
+    if (await rest()) return;
+  }
   for (let n = 0; n < (isOfText ? 1 : ITEMS); n++) {
     const ids = [...prompt], each = [...before];
     while (ids.at(-1) !== 0 && ids.length < Math.max(longest, prompt.length + 1)) {
       const logProbs = model.logProbs(ids, how.part);
       each.push(logProbs);
       ids.push(draw(drawnFrom(logProbs, how, model.banned()), random));
-      if (performance.now() - rested < 40) continue;
-      await new Promise((resolve) => setTimeout(resolve));  // the page stays awake
-      if (own !== generation) return;
-      rested = performance.now();
+      if (await rest()) return;
     }
     const ended = ids.at(-1) === 0, blanks = model.tokenizer.blanks(ids.map((id) => model.vocab[id]));
     const tokens = ids.map((id, i) => drawnToken(id, blanks[i], each[i]));
-    const seen = !ended ? "cut" : !inTrain ? "" : inTrain.has(hashItem(model.text(ids.slice(0, -1)))) ? "in train" : "new";
+    const hash = hashItem(model.text(ended ? ids.slice(0, -1) : ids));
+    const seen = !ended ? "cut" : !train ? "" : train.has(hash) ? "in train" : others.has(hash) ? "in dev or test" : "new";
     out.append(...(isOfText ? tokens
       : [element("div", { className: "item" }, element("span", {}, ...tokens), element("small", {}, seen))]));
   }
@@ -271,14 +287,16 @@ async function generate() {
 
 function drawnToken(id, blank, logProbs) {
   const nats = -logProbs[id], likeliest = descending(logProbs).slice(0, 5);
-  const text = (blank ? " " : "") + (id === 0 ? "." : model.vocab[id]);
-  const token = element("span", { className: "drawn", tabIndex: -1 }, text);
+  const text = (blank ? " " : "") + (/^[ \n]$/.test(model.vocab[id]) ? model.vocab[id] : id === 0 ? "." : visible(id));
+  const token = element("span", { className: "drawn", tabIndex: -1, role: "img" }, text);
   token.style.background = `rgb(var(--accent) / ${Math.min(0.6, Math.max(0, nats) / 10).toFixed(3)})`;
   const others = likeliest.map((other) => `${name(other)} ${percent(Math.exp(logProbs[other]))}`);
   token.about = `${name(id)}: ${number(nats, 2)} nats\n${others.join("   ")}`;
   token.ariaLabel = token.about;
   return token;
 }
+
+const visible = (id) => (model.vocab[id] === "." ? "." : name(id));
 
 function hashItem(text) {  // FNV-1a over UTF-16 code units, as page.py computes it
   let value = 0x811c9dc5;
@@ -289,13 +307,14 @@ function hashItem(text) {  // FNV-1a over UTF-16 code units, as page.py computes
 // -- score ------------------------------------------------------------------------------------------------------------
 
 function score() {
-  const read = model.encode($("to-score").value.trim()), targets = model.isOfText ? read.ids : [...read.ids, 0];
+  const read = model.encode($("to-score").value.trim()), end = model.isOfText ? model.ids.get("\n") : 0;
+  const targets = end === undefined ? read.ids : [...read.ids, end];
   $("score-message").textContent = remarks(read);
   const nats = targets.map((id, i) => rows.map(({ part }) => -model.logProbs(read.ids.slice(0, i), part)[id]));
   const largest = Math.max(1, ...nats.flat().filter(Number.isFinite));
   const cells = (values) => values.map((value) => element("td", {}, number(value, 3)));
   const meter = (value, r) => {
-    const bar = element("i", { className: `row${r}` });
+    const bar = element("i", { className: rowClass(r) });
     bar.style.width = `${(100 * Math.min(value, largest)) / largest}%`;
     return bar;
   };
@@ -303,7 +322,7 @@ function score() {
     element("td", { className: "meter" }, ...nats[i].map(meter))));
   const sums = rows.map((_, r) => nats.reduce((sum, line) => sum + line[r], 0)), n = Math.max(1, targets.length);
   const line = (label, values) => element("tr", {}, element("th", { scope: "row" }, label), ...cells(values), element("td"));
-  const heads = ["token", ...rows.map(({ kind }) => `${kind}, nats`), ""].map((text) => element("th", { scope: "col" }, text));
+  const heads = ["token", ...rows.map(({ label }) => `${label}, nats`), ""].map((text) => element("th", { scope: "col" }, text));
   $("scores").replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...lines),
     element("tfoot", {}, line("total", sums), line("per token", sums.map((sum) => sum / n))));
 }
@@ -358,18 +377,19 @@ function drawFacts() {
     if (extras.length) facts.push(["With", extras.join(", ")]);
   }
   if (counts) facts.push(["Order of the counts", counts.order], ["Parameters of the counts", counts.num_weights]);
-  const shares = mixed().map(({ kind, weight }) => `${kind} ${weight.toFixed(2)}`);
+  const shares = mixed().map(({ label, weight }) => `${label} ${weight.toFixed(2)}`);
   if (shares.length > 1) facts.push(["Mixture", shares.join(", ")]);
   const text = (value) => (typeof value === "number" ? value.toLocaleString("en") : value);
   const entry = ([term, value]) => element("div", {}, element("dt", {}, term), element("dd", {}, text(value)));
   $("facts").append(...facts.map(entry));
   const losses = Object.entries(data.losses).sort((a, b) => b[1] - a[1]), high = data.losses.uniform;
   const low = losses.at(-1)[1] - 0.1;
-  $("losses").append(...losses.map(([kind, loss]) => {
-    const dot = element("span", { className: "dot" }), meaning = MEANING[kind](data.parts.find((part) => part.kind === kind));
+  $("losses").append(...losses.map(([label, loss]) => {
+    const dot = element("span", { className: "dot" }), part = data.parts.find((each) => each.label === label);
+    const kind = part?.kind ?? label, meaning = MEANING[kind](part);
     dot.style.left = `${Math.min(100, (100 * (loss - low)) / (high - low))}%`;
     return element("div", { className: kind === "network" || kind === "mixture" ? "loss ours" : "loss" },
-      element("span", {}, kind, element("small", {}, meaning)), element("span", { className: "track" }, dot),
+      element("span", {}, label, element("small", {}, meaning)), element("span", { className: "track" }, dot),
       element("span", {}, number(loss, 4)));
   }));
   if (losses.length < 3) {

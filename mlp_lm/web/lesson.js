@@ -1,7 +1,7 @@
 "use strict";
 // The second tab, where a network is trained; and what starts the page.
 
-let worker = null, curves = null, axes = null, vocab = [];
+let worker = null, curves = null, axes = null, vocab = [], isRunning = false;
 
 const SETTINGS = {
   contextSize: "s-context", embedding: "s-embedding", hidden: "s-hidden", batch: "s-batch", dropAt: "s-drop", seed: "s-seed",
@@ -15,9 +15,8 @@ async function startLesson() {
   $("reset").addEventListener("click", end);
   $("once").addEventListener("click", () => { running(false); worker.postMessage({ type: "once" }); });
   $("pause").addEventListener("click", () => {
-    const stop = $("pause").textContent === "Pause";
-    worker.postMessage({ type: stop ? "pause" : "go" });
-    running(!stop);
+    worker.postMessage({ type: isRunning ? "pause" : "go" });
+    running(!isRunning);
   });
   $("rate").addEventListener("input", () => {
     $("rate-value").textContent = String(+rateNow().toPrecision(2));
@@ -36,17 +35,21 @@ async function startLesson() {
 }
 
 function running(yes) {
+  isRunning = yes;
   $("pause").textContent = yes ? "Pause" : "Resume";
 }
 
 function begin() {
+  if (!$("settings").reportValidity()) return;
   end();
-  const form = $("settings");
-  if (!form.reportValidity()) return;
   // A worker from a Blob needs no file of its own, and works from file:// too.
   const code = [$("model-script"), $("train-script")].map((script) => script.textContent).join("\n");
-  worker = new Worker(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
-  worker.onmessage = ({ data: news }) => hear(news);
+  const url = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+  worker = new Worker(url);
+  worker.onmessage = ({ data: news }) => {
+    URL.revokeObjectURL(url);
+    hear(news);
+  };
   worker.onerror = ({ message }) => { $("lesson-message").textContent = message; };
   const numbers = Object.fromEntries(Object.entries(SETTINGS).map(([name, id]) => [name, Number($(id).value)]));
   worker.postMessage({ type: "start", text: $("names").value, rate: rateNow(), bad: $("s-bad").checked, ...numbers });
@@ -75,31 +78,32 @@ function hear(news) {
   if (news.type === "started") {
     vocab = news.vocab;
     const levels = { "ln V": news.uniform, bigram: news.bigram };
-    curves = { train: [], dev: [], levels, facts: news, step: 0, every: 1, waiting: [] };
+    curves = { train: [], dev: [], levels, facts: news, step: 0, every: 20, waiting: [] };
   }
   if (news.type === "progress") {
     curves.step = news.step;
-    if (news.perSecond) curves.perSecond = news.perSecond;
-    addLoss(news.step, news.loss);
+    if (news.look) curves.perSecond = news.perSecond;
+    addLoss(news);
+    const { uniform } = curves.facts, tooHigh = news.step > 500 && news.loss > uniform + 0.5 && !$("s-bad").checked;
+    $("lesson-message").textContent = tooHigh ? "The loss is above ln V: the learning rate is too high." : "";
     if (!Number.isFinite(news.loss)) {
       $("lesson-message").textContent = `The loss is ${news.loss} at step ${whole(news.step)}: the learning rate is too high.`;
       running(false);
     }
   }
-  if (news.look) {
-    curves.look = news.look;
-    curves.dev.push([curves.step, news.look.dev]);
-  }
-  if (news.look) drawLesson();
+  if (!news.look) return;
+  curves.look = news.look;
+  curves.dev.push([curves.step, news.look.dev]);
+  drawLesson();
 }
 
-// The curve of train: means of some steps, twice as many whenever there would be more than 600 points.
-function addLoss(step, loss) {
+// The curve of train: the first step, then means of at least so many steps, twice as many whenever there are 600 points.
+function addLoss({ step, loss, steps }) {
   const { train, waiting } = curves;
-  waiting.push([step, loss]);
-  if (waiting.length < curves.every) return;
-  const mean = waiting.reduce((sum, [, each]) => sum + each, 0) / waiting.length;
-  train.push([step, mean]);
+  waiting.push([steps, loss]);
+  const sum = (of) => waiting.reduce((total, each) => total + of(each), 0), taken = sum(([n]) => n);
+  if (train.length && taken < curves.every && Number.isFinite(loss)) return;
+  train.push([step, sum(([n, each]) => n * each) / taken]);
   curves.waiting = [];
   if (train.length < 600) return;
   curves.train = train.filter((_, i) => i % 2).map(([at], i) => [at, (train[2 * i][1] + train[2 * i + 1][1]) / 2]);
@@ -164,6 +168,13 @@ async function startPage() {
   const tabs = document.querySelector("[role=tablist]");
   roving(tabs, "[role=tab]");
   tabs.addEventListener("focusin", ({ target }) => showTab(target.id.replace("tab-", "")));
+  const redraw = () => {
+    if (model) refresh();
+    if (unit) drawUnit(model.network());
+    if (curves && !$("panel-lesson").hidden) drawLesson();
+  };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  addEventListener("resize", redraw);
   await startLesson();
   if (data.vocab) await startModel();
   else $("tab-model").hidden = true;

@@ -199,10 +199,11 @@ class Tokenizer {  // see tokenizer.py, whose tokens and blanks these are
   }
 }
 
-function show(token) {  // a visible name, as Python prints it
+function show(token) {  // a visible name
   if (token === "" || token === "\n") return token === "" ? "." : "↵";
   if (token === ".") return "'.'";
-  return token === " " ? "␣" : /[\s\p{C}]/u.test(token) ? JSON.stringify(token).slice(1, -1) : token;
+  const escape = (c) => `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}`;
+  return token === " " ? "␣" : token.replace(/[\p{C}\p{Z}]/gu, escape);
 }
 
 // -- the language model -----------------------------------------------------------------------------------------------
@@ -220,17 +221,11 @@ class LanguageModel {
     return this.parts.find((part) => part.kind === "network")?.model;
   }
 
-  // Ids of the text, and the tokens that the model does not know. Without `<unk>`, it reads Emma as emma if it knows e alone.
+  // Ids of the text, and the tokens that the model does not know. Without `<unk>`, Emma is read as emma if it knows e alone.
   encode(text) {
-    const ids = [], unknown = [], tokens = this.tokenizer.split(text);
-    let lowered = false;
-    for (const token of tokens) {
-      const id = this.ids.get(token) ?? this.unknown ?? this.ids.get(token.toLowerCase());
-      lowered ||= id !== undefined && !this.ids.has(token) && this.unknown === undefined;
-      if (id === undefined) unknown.push(token);
-      else ids.push(id);
-    }
-    return { ids, unknown, lowered };
+    const tokens = this.tokenizer.split(text), unknown = new Set(tokens.filter((token) => !this.ids.has(token)));
+    const known = (token) => this.ids.get(token) ?? this.unknown ?? this.ids.get(token.toLowerCase());
+    return { ids: tokens.map(known).filter((id) => id !== undefined), unknown: [...unknown], known };
   }
 
   text(ids) {

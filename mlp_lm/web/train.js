@@ -271,7 +271,7 @@ function work() {
   const channel = new MessageChannel();  // its messages come at once, where timers wait
   const look = () => {
     const now = performance.now();
-    perSecond = (1000 * (run.steps - stepsThen)) / (now - looked);
+    perSecond = running ? (1000 * (run.steps - stepsThen)) / (now - looked) : null;
     [looked, stepsThen] = [now, run.steps];
     return run.look();
   };
@@ -281,13 +281,19 @@ function work() {
     do sum += run.step(); while (performance.now() - start < milliseconds);
     const loss = sum / (run.steps - before);
     if (!Number.isFinite(loss)) running = false;
-    const due = !running || performance.now() - looked > 500;
-    postMessage({ type: "progress", step: run.steps, loss, look: due ? look() : null, perSecond });
+    const due = !running || performance.now() - looked > 500, news = due ? look() : null;
+    postMessage({ type: "progress", step: run.steps, steps: run.steps - before, loss, look: news, perSecond });
+  };
+  let queued = false;
+  const queue = () => {
+    if (!queued) channel.port2.postMessage(null);
+    queued = true;
   };
   channel.port1.onmessage = () => {
+    queued = false;
     if (!running) return;
     go(100);
-    channel.port2.postMessage(null);
+    queue();
   };
   onmessage = ({ data: { type, ...rest } }) => {
     try {
@@ -303,7 +309,10 @@ function work() {
       }
       if (type === "start" || type === "once") go(0);  // one step, the first of which has a loss of its own
       if (type === "pause") postMessage({ type: "paused", look: look() });
-      if (running && !was) channel.port2.postMessage(null);
+      if (running && !was) {
+        [looked, stepsThen] = [performance.now(), run.steps];
+        queue();
+      }
     } catch (error) {
       running = false;
       postMessage({ type: "failed", message: error.message });
