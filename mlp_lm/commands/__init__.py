@@ -30,5 +30,5 @@ COMMANDS = {
     ),
     "sweep": Command("many runs, one table: a grid of settings, with several seeds", "mlp_lm.commands.sweep:sweep"),
     "plot": Command("embedding map and other figures", "mlp_lm.commands.plot:plot"),
-    "export": Command("a model as one web page, or in the formats of others", "mlp_lm.commands.export:export"),
+    "export": Command("a model as one web page, or in other programs' formats", "mlp_lm.commands.export:export"),
 }

@@ -59,10 +59,10 @@ def export(
     """Write a trained model as one web page, or in the formats of other programs.
 
     html: a page that opens offline by a double click, in which one can type, generate, score, and train a network of
-    one's own; without FILE, the page for training alone. safetensors: a folder for strangers, with a model card, which
-    sample, score, plot and mix read like a checkpoint. onnx: a network's log-probabilities, for ONNX Runtime and its
-    like. arpa: counts in the back-off format of kenlm and SRILM. What was written is compared with FILE on 200 contexts
-    before it gets its name.
+    one's own; without FILE, the page for training alone. safetensors: a folder for sharing, with a model card, which
+    sample, score, plot and mix read like a checkpoint. onnx: a network's log-probabilities, for ONNX Runtime and
+    similar runtimes. arpa: counts in the back-off format of kenlm and SRILM. Every export is checked against FILE on
+    200 contexts before it is put in place.
 
     Args:
         file: Checkpoint, count model, mixture or exported folder; a run folder stands for its best.ckpt.

@@ -60,7 +60,7 @@ function describeModel() {
   const sources = whole ? [rows.at(-1), ...rows.slice(0, -1)] : rows;  // the whole first
   $("source").append(...sources.map((row) => element("option", { value: row.part ?? "" }, row.label)));
   $("source-label").hidden = rows.length < 2;
-  $("find-label").hidden = model.vocab.length <= TOP;
+  $("find-label").hidden = model.vocab.length <= SMALL;
   for (const id of ["bars", "map"]) $(id).classList.toggle("words", kind === "word");
 }
 

@@ -199,20 +199,19 @@ function drawLosses(train, dev, levels) {
 }
 
 function drawHistogram(bins, { saturated, dead }) {
-  const text = `${percent(saturated)} saturated (beyond ±0.97); ${percent(dead)} of the units on all windows`;
-  const { pen, width, height } = canvasFor("c-hist", `Histogram of tanh outputs: ${text}`);
+  const { pen, width, height } = canvasFor("c-hist", "Histogram of tanh outputs");
   const top = Math.max(...bins), bar = (width - 24) / bins.length, bottom = height - 24;
   bins.forEach((share, i) => {
     const centre = (i + 0.5) / 20 - 1;
     pen.fillStyle = colour(Math.abs(centre) > 0.95 ? "accent" : "soft", Math.abs(centre) > 0.95 ? 1 : 0.6);
-    const size = (share / top) * (bottom - 34);
+    const size = (share / top) * (bottom - 12);
     pen.fillRect(12 + i * bar, bottom - size, bar - 1, size);
   });
   pen.fillStyle = colour("soft");
   pen.textAlign = "center";
   [["−1", 12], ["0", width / 2], ["1", width - 12]].forEach(([tick, at]) => pen.fillText(tick, at, height - 7));
-  pen.textAlign = "left";
-  pen.fillText(text, 12, 18);
+  const shares = `${percent(saturated)} beyond ±0.97, and so saturated; ${percent(dead)} of the units on all 256 windows`;
+  $("c-hist-caption").textContent = `tanh outputs: ${shares}`;
 }
 
 function drawPoints(points, labels) {
