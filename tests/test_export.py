@@ -47,6 +47,7 @@ def test_a_folder_samples_and_scores_like_the_model(
     assert printed[0] == printed[1]
 
 
+@pytest.mark.slow
 def test_a_folder_is_drawn_like_the_model(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export(run_dir, "--format=safetensors", f"--output={tmp_path / 'model'}")
     data = load(run_dir).facts.settings["path"]
@@ -160,6 +161,7 @@ def test_a_network_that_computes_nan_is_one_line(best: Path, tmp_path: Path, cap
         assert "probabilities are NaN" in error_of(["export", str(tmp_path / "nan.ckpt"), f"--format={format}"], capsys)
 
 
+@pytest.mark.slow
 def test_losses_of_a_report_are_those_of_best_ckpt_alone(corpus_file: Path, tmp_path: Path) -> None:
     run = fit(corpus_file, tmp_path / "run", *CONSTANT_SGD, "--model.learning_rate=20", "--trainer.max_steps=30")
     export(run / "checkpoints" / "last.ckpt", "--format=safetensors", f"--output={tmp_path / 'last'}")

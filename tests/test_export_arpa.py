@@ -70,6 +70,7 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2, 5])
 @pytest.mark.parametrize("smoothing", ["mkn", "add_k", "none"])
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from mlp_lm.models.fused import FusedSGD
 from mlp_lm.models.network import MLP
 from mlp_lm.models.sampling import truncate
 from mlp_lm.text.corpus import CorpusSettings, load_corpus
-from mlp_lm.text.tokenizer import Tokenizer
+from mlp_lm.text.tokenizer import Kind, LineEnds, Tokenizer
 from mlp_lm.text.vocab import Vocab
 from tests.conftest import fit, report
 
@@ -120,6 +120,7 @@ def hostile_corpus(folder: Path, tokens: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", ["characters", "pretokenized"])
 def test_characters_of_all_kinds_and_hostile_items_stay_text(tokens: str, tmp_path: Path) -> None:
     run = fit(hostile_corpus(tmp_path, tokens), tmp_path / "run", *SHORT, f"--data.tokens={tokens}")
@@ -129,6 +130,7 @@ def test_characters_of_all_kinds_and_hostile_items_stay_text(tokens: str, tmp_pa
     assert in_page(tmp_path / "page.html", "return data.vocab") == load(run).vocab.tokens
 
 
+@pytest.mark.slow
 def test_counts_with_an_infinite_loss_have_a_page_all_the_same(corpus_file: Path, tmp_path: Path) -> None:
     args = ["ngram", str(corpus_file), "--orders=3", "--smoothing=none", f"--save={tmp_path / 'none.npz'}"]
     assert main(args) == 0
@@ -136,24 +138,29 @@ def test_counts_with_an_infinite_loss_have_a_page_all_the_same(corpus_file: Path
     assert in_page(tmp_path / "page.html", "return Object.keys(data.losses)") == ["uniform", "bigram"]
 
 
+@pytest.mark.slow
 def test_a_large_network_is_rounded_a_little(best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlp_lm.exports.page.MAX_FLOAT32", 0)
     assert_page_computes(best, tmp_path, atol=1e-3)
     assert "int16" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("tokens", ["characters", "words", "pretokenized"])
-@pytest.mark.parametrize("line_ends", ["items", "keep", "drop"])
-def test_text_becomes_the_same_tokens_and_tokens_the_same_text(tokens: Any, line_ends: Any, empty_page: Path) -> None:
+def test_text_becomes_the_same_tokens_and_tokens_the_same_text(empty_page: Path) -> None:
     texts = [
         "He said: \"It's 3.14, isn't it?\" -- (no) $5 a.b.c e\u0301t\u00e9 well-known",
         "snake_case x_1 ½ Ⅷ 1,000:5 …and «quoted» हिन्दी اَلْ ",
         "line\nends\n\n here. 😀𝕏 İ",
     ]
-    tokenizer = Tokenizer(tokens, line_ends, lowercase=True)
-    code = "const t = new Tokenizer(input[0]); return input[1].map((s) => [t.split(s), t.join(t.split(s))]);"
-    found = in_page(empty_page, code, [vars(tokenizer), texts])
-    assert found == [[tokenizer.split(text), tokenizer.join(tokenizer.split(text))] for text in texts]
+    kinds: tuple[Kind, ...] = ("characters", "words", "pretokenized")
+    ends: tuple[LineEnds, ...] = ("items", "keep", "drop")
+    tokenizers = [Tokenizer(kind, end, lowercase=True) for kind in kinds for end in ends]
+    code = """
+    const [settings, texts] = input, tokenizers = settings.map((each) => new Tokenizer(each));
+    return tokenizers.map((t) => texts.map((text) => [t.split(text), t.join(t.split(text))]));
+    """
+    found = in_page(empty_page, code, [[vars(tokenizer) for tokenizer in tokenizers], texts])
+    for tokenizer, tokens_and_texts in zip(tokenizers, found, strict=True):
+        assert tokens_and_texts == [[tokenizer.split(text), tokenizer.join(tokenizer.split(text))] for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -165,16 +172,19 @@ def test_tokens_are_drawn_from_the_distribution_that_python_draws_from(
 ) -> None:
     log_probs = torch.tensor([0.3, 0.2, 0.2, 0.15, 0.1, 0.04, 0.01], dtype=torch.float64).log()
     settings = {"temperature": temperature, "topK": top_k or 0, "topP": top_p or 1}
-    found = in_page(empty_page, "return [...drawnFrom(input[0], input[1], [1])]", [log_probs.tolist(), settings])
+    code = """
+    const probs = drawnFrom(input[0], input[1], [1]), random = randomNumbers(1);
+    return [[...probs], Array.from({ length: 20000 }, () => draw(probs, random))];
+    """
+    found, drawn = in_page(empty_page, code, [log_probs.tolist(), settings])
     log_probs[1] = -torch.inf  # banned
     if temperature == 0:
         assert found == [1, 0, 0, 0, 0, 0, 0]
     else:
         expected = truncate(log_probs[None] / temperature, top_k, top_p).softmax(-1)[0]
         torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), expected)
-    code = "const random = randomNumbers(1); return Array.from({ length: 20000 }, () => draw(input, random))"
-    drawn = torch.tensor(in_page(empty_page, code, found)).bincount(minlength=7) / 20000
-    torch.testing.assert_close(drawn.double(), torch.tensor(found, dtype=torch.float64), rtol=0, atol=0.02)
+    shares = torch.tensor(drawn).bincount(minlength=7) / 20000
+    torch.testing.assert_close(shares.double(), torch.tensor(found, dtype=torch.float64), rtol=0, atol=0.02)
 
 
 def test_a_hundred_steps_in_the_page_are_those_of_the_fused_step(empty_page: Path) -> None:
@@ -248,6 +258,7 @@ def test_the_page_knows_the_items_of_each_split(run_dir: Path, corpus_file: Path
     assert item_hash("a") == 0xE40C292C  # FNV-1a of one byte
 
 
+@pytest.mark.slow
 def test_parts_of_one_kind_are_numbered(best: Path, corpus_file: Path, tmp_path: Path) -> None:
     other = fit(corpus_file, tmp_path / "run", "--data.context_size=2")
     assert main(["mix", str(best), str(other), f"--save={tmp_path / 'two.npz'}"]) == 0

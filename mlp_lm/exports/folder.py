@@ -40,8 +40,12 @@ def _card(model: LanguageModel, details: Details) -> Iterator[str]:
     """The lines of the model card, in Markdown with the metadata of the Hugging Face Hub."""
     facts = CorpusSettings.of(model.facts.settings)
     what = "running text" if model.is_of_text else "items such as names"
-    split = "in order" if model.is_of_text else f"shuffled with seed {facts.split_seed}"
-    repeats = "" if model.is_of_text else f", repeated items {'dropped' if facts.unique else 'kept'}"
+    split = "80 % train, 10 % dev, 10 % test, in order"
+    if not model.is_of_text:
+        repeats = "dropped" if facts.unique else "kept"
+        split = f"80 % train, 10 % dev, 10 % test, shuffled with seed {facts.split_seed}, repeated items {repeats}"
+    if facts.train_path is not None:
+        split = "train, dev and test are files of their own"
     yield from ["---", "library_name: mlp_lm", "pipeline_tag: text-generation"]
     yield from ["tags:", "- language-model", "- makemore", "---", "", f"# {details.name}", ""]
     yield (
@@ -55,22 +59,22 @@ def _card(model: LanguageModel, details: Details) -> Iterator[str]:
     if losses:
         yield from ["", "| split | nats/token | perplexity |", "|---|---|---|"]
         yield from (f"| {name} | {loss:.4f} | {NLL(loss, 1).perplexity:.3f} |" for name, loss in losses.items())
-        yield from ["", f"Split: 80 % train, 10 % dev, 10 % test, {split}{repeats}."]
+        yield from ["", f"Split: {split}."]
     with suppress(DataError):  # counts without smoothing can get to where nothing follows
         samples = model.sample(1 if model.is_of_text else 10, Sampling(seed=0))
         lines = (lines_printable(str(sample)).replace("```", "'''") for sample in samples)
         yield from ["", "## Samples", "", "```", *lines, "```"]
+    yield from ["", "## Use", "", "With mlp_lm installed, in this folder:", ""]
     yield from [
-        "",
-        "## Use",
-        "",
-        "With mlp_lm installed, in this folder:",
-        "",
         "```python",
         "from mlp_lm import load",
         "",
+        'lm = load(".")',
+        "print(*lm.sample(10))",
+        "```",
+        "",
+        "or `python -m mlp_lm sample .`",
     ]
-    yield from ['lm = load(".")', "print(*lm.sample(10))", "```", "", "or `python -m mlp_lm sample .`"]
 
 
 def _describe(part: LanguageModel) -> str:

@@ -127,7 +127,7 @@ def _map(table: Array, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _losses(model: LanguageModel, details: Details) -> dict[str, float]:
-    """Losses on dev, nats/token, the largest first: what to compare the model with, its parts, and itself."""
+    """Losses on dev, nats/token: what to compare the model with, its parts, and itself; none that is infinite."""
     losses = {"uniform": math.log(len(model.vocab))}
     corpus = details.corpus
     if corpus is not None:
@@ -141,9 +141,7 @@ def _losses(model: LanguageModel, details: Details) -> dict[str, float]:
             losses["mixture"] = dev_loss(model, corpus)
     if "dev" in details.losses:
         losses[model.kind] = details.losses["dev"]
-    return {
-        label: loss for label, loss in losses.items() if math.isfinite(loss)
-    }  # counts without smoothing may have none
+    return {label: loss for label, loss in losses.items() if math.isfinite(loss)}
 
 
 def _describe_part(part: LanguageModel) -> dict[str, Any]:

@@ -70,9 +70,7 @@ def load(path: PathLike) -> LanguageModel:
 def resolve(path: PathLike) -> Path:
     """What a path means: a run folder stands for its `checkpoints/best.ckpt`. Raises CheckpointError."""
     if not str(path):
-        raise CheckpointError(
-            "found '' as the name of a file; expected a checkpoint or a run folder"
-        )
+        raise CheckpointError("found '' as the name of a file; expected a checkpoint or a run folder")
     if (Path(path) / WEIGHTS).exists():
         return Path(path)
     best = Path(path) / "checkpoints" / "best.ckpt"
