@@ -39,6 +39,7 @@ def small_datasets(corpus_file: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("MLP_LM_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 @pytest.mark.usefixtures("small_datasets")
 def test_every_shipped_config_runs(config: Path, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def test_onnx_runtime_computes_the_log_probabilities_of_the_network(
     assert (written.vocab.tokens, written.tokenizer) == (model.vocab.tokens, model.tokenizer)
 
 
+@pytest.mark.slow
 def test_the_python_of_the_readme_draws_what_the_network_finds_probable(
     best: Path, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -98,11 +99,13 @@ def test_a_network_of_another_precision_stays_as_it_is(tmp_path: Path) -> None:
     assert network.training and {weight.dtype for weight in network.parameters()} == {torch.float64}
 
 
+@pytest.mark.slow
 def test_a_file_does_not_tell_where_it_was_made(file: Path, corpus_file: Path) -> None:
     for folder in (ROOT, Path(torch.__file__).parent, corpus_file.parent, file.parent):
         assert str(folder).encode() not in file.read_bytes()
 
 
+@pytest.mark.slow
 def test_exporting_prints_three_lines_and_none_of_what_torch_says(
     best: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: Capture
 ) -> None:
