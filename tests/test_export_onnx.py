@@ -45,12 +45,8 @@ def file(best: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         [*WORDS, *DEEP],
         ["--model.num_layers=1"],
-        ["--model.num_layers=2"],
-        ["--model.num_layers=3", "--model.residual=true"],
-        ["--model.direct=true"],
+        ["--model.num_layers=2", "--model.direct=true"],
         ["--model.hidden_dim=0", "--model.direct=true"],
-        ["--model.tied=true"],
-        ["--trainer.precision=64-true"],
     ],
     ids=" ".join,
 )
