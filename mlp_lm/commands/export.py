@@ -28,7 +28,7 @@ from mlp_lm.text.windows import Windows
 from mlp_lm.training.runs import REPORT, best_checkpoint, run_folder
 
 NUM_CONTEXTS = 200  # on which what was written is compared with the model
-NOUNS = {"network": "a network", "counts": "counts", "mixture": "a mixture", "cache": "a cache"}
+NOUNS = {"network": "a network", "counts": "counts", "mixture": "a mixture"}
 
 
 class Format(NamedTuple):

@@ -81,12 +81,11 @@ def _bundled_names() -> bytes:
 def _describe(model: LanguageModel, details: Details) -> dict[str, Any]:
     """The block of data of a model; `app.js` reads it."""
     parts = _label(model, details)
-    tokenizer = model.tokenizer
     data = {
         "name": details.name,
         "corpus": details.corpus_name,
         "vocab": model.vocab.tokens,
-        "tokenizer": {"tokens": tokenizer.tokens, "line_ends": tokenizer.line_ends, "lowercase": tokenizer.lowercase},
+        "tokenizer": vars(model.tokenizer),
         "longest_item": model.facts.longest_item,
         "parts": [
             {"label": label, "weight": weight, **_describe_part(part)} for label, (weight, part) in parts.items()

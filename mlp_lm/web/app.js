@@ -19,6 +19,7 @@ const strips = { boxes: [], layers: [], scale: 1 };
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 const name = (id) => show(model.vocab[id]);
 const rowClass = (r) => `row${Math.min(r, 2)}`;
+const embeddingColumns = (E) => (E > 64 ? 16 : Math.min(8, E));
 const mixed = () => data.parts.filter(({ weight }) => weight > 0);
 const descending = (values) => Array.from(values.keys()).sort((a, b) => values[b] - values[a] || a - b);
 
@@ -144,7 +145,7 @@ function prepareStrips(network) {
   strips.boxes = Array.from({ length: network.contextSize }, (_, t) => {
     const label = element("span"), strip = new Strip({
       label: `Embedding of context token ${t + 1}`,
-      columns: E > 64 ? 16 : Math.min(8, E),
+      columns: embeddingColumns(E),
       describe: (i) => `dimension ${i + 1} of the embedding of ${label.textContent}: ${number(strip.values[i])}`,
     });
     return { label, strip, box: element("div", { className: "token-box" }, label, strip.canvas) };
@@ -154,7 +155,7 @@ function prepareStrips(network) {
   strips.layers = network.layers.map((_, l) => {
     const strip = new Strip({
       label: `tanh units of layer ${l + 1}`,
-      columns: Math.max(8, Math.min(128, Math.floor(width / 8))),
+      columns: Math.max(8, Math.min(128, Math.floor(width / CELL))),
       describe: (i) => `unit ${i + 1} of layer ${l + 1}: tanh output ${number(strip.values[i])}`,
       choose: (i) => {
         unit = { layer: l, number: i };
@@ -190,7 +191,7 @@ function drawUnit(network) {
   if (l > 0) block(`from layer ${l}`, incoming, 64, (j) => `from unit ${j + 1} of layer ${l}`);
   for (let t = 0; l === 0 && t < network.contextSize; t++) {
     const back = network.contextSize - t, own = incoming.slice(t * E, (t + 1) * E);
-    block(`from ${back} back`, own, Math.min(8, E), (j) => `from dimension ${j + 1} of the token ${back} back`);
+    block(`from ${back} back`, own, embeddingColumns(E), (j) => `from dimension ${j + 1} of the token ${back} back`);
   }
   const targets = network.layers[l + 1] ? [network.layers[l + 1].weight, (j) => `to unit ${j + 1} of layer ${l + 2}`]
     : network.projection ? [network.projection, (j) => `to dimension ${j + 1} of the projection`]
@@ -204,10 +205,10 @@ function drawUnit(network) {
 }
 
 function drawBars(ids) {
-  const of = (part) => drawnFrom(model.logProbs(ids, part), settings, model.banned());
-  const each = rows.map(({ part }) => of(part)), plain = rows.map(({ part }) => model.logProbs(ids, part));
-  const banned = new Set(model.banned());
-  const whole = of(settings.part), ranked = descending(whole).filter((id) => !banned.has(id));
+  const banned = model.banned(), plain = rows.map(({ part }) => model.logProbs(ids, part));
+  const each = plain.map((logProbs) => drawnFrom(logProbs, settings, banned));
+  const chosen = each[rows.findIndex(({ part }) => part === settings.part)];
+  const ranked = descending(chosen).filter((id) => !banned.includes(id));
   const roomy = innerWidth > 736, top = ranked.length <= SMALL && roomy ? ranked.length : roomy ? TOP : 10;
   const shown = ranked.slice(0, top), largest = Math.max(1e-9, ...each.flatMap((probs) => shown.map((id) => probs[id])));
   const bars = $("bars");
@@ -231,7 +232,7 @@ function drawBars(ids) {
     bar.ariaLabel = `append ${name(id)}: ${shares.join(", ")}`;
   });
   if (!bars.contains(document.activeElement)) bars.tabStops();
-  const rest = ranked.slice(top).reduce((sum, id) => sum + whole[id], 0);
+  const rest = ranked.slice(top).reduce((sum, id) => sum + chosen[id], 0);
   $("rest").textContent = ranked.length > top ? `${count(ranked.length - top, "other token")}: ${percent(rest)} in all.` : "";
   find();
 }

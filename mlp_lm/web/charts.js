@@ -6,8 +6,7 @@ const $ = (id) => document.getElementById(id);
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (name in made && name !== "role") made[name] = value;
+    if (name in made && name !== "role") made[name] = value;
     else made.setAttribute(name, value);
   }
   made.append(...children);  // strings become text, never HTML
@@ -17,6 +16,8 @@ function element(tag, attributes = {}, ...children) {
 function colour(name, alpha = 1) {
   return `rgb(${getComputedStyle(document.documentElement).getPropertyValue(`--${name}`)} / ${alpha})`;
 }
+
+const CELL = 8;  // pixels of a strip's cell, the gap included
 
 const number = (x, digits = 3) => x.toFixed(digits).replace("-", "−");
 const percent = (p) => (p >= 0.0005 ? `${(100 * p).toFixed(p >= 0.0995 ? 0 : 1)} %` : p > 0 ? "<0.1 %" : "0 %");
@@ -67,8 +68,8 @@ function roving(container, selector) {
 // A block of cells, one a number: the accent colour for positive ones, ink for negative ones, stronger for larger ones.
 // Pointer and arrow keys visit them; `describe(i)` says what a cell is, `choose(i)` hears where one is.
 class Strip {
-  constructor({ label, columns, cell = 8, describe, choose = () => {} }) {
-    Object.assign(this, { columns, cell, describe, choose, at: -1, values: [] });
+  constructor({ label, columns, describe, choose = () => {} }) {
+    Object.assign(this, { columns, describe, choose, at: -1, values: [] });
     const aria = { role: "slider", ariaLabel: label, ariaValueMin: "0" };
     this.canvas = element("canvas", { className: "strip", tabIndex: 0, ...aria });
     const visit = (i, x, y) => {
@@ -104,14 +105,13 @@ class Strip {
   draw(values, scale) {
     Object.assign(this, { values, scale });
     this.canvas.ariaValueMax = String(values.length - 1);
-    this.canvas.width = this.columns * this.cell;
-    this.canvas.height = this.rows() * this.cell;
+    this.canvas.width = this.columns * CELL;
+    this.canvas.height = this.rows() * CELL;
     this.paint();
-    return this.canvas;
   }
 
   paint() {
-    const pen = this.canvas.getContext("2d"), size = this.cell, accent = colour("accent"), ink = colour("ink");
+    const pen = this.canvas.getContext("2d"), size = CELL, accent = colour("accent"), ink = colour("ink");
     pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
     this.values.forEach((value, i) => {
       pen.globalAlpha = Math.min(1, Math.abs(value) / this.scale);

@@ -12,9 +12,8 @@ async function unpack(text) {  // base64 of gzip -> bytes
 
 async function readArray({ dtype, shape, data, scales }) {
   const buffer = await unpack(data);
-  const whole = { int16: Int16Array, uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
-  const types = { float32: Float32Array, ...whole };
-  const values = new types[dtype](buffer);
+  const unsigned = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
+  const values = new { float32: Float32Array, int16: Int16Array, ...unsigned }[dtype](buffer);
   if (!scales) return values;
   const rows = await readArray(scales), width = shape[1];  // of a large network: whole numbers, times one scale a row
   return Float32Array.from(values, (value, i) => value * rows[Math.floor(i / width)]);
@@ -72,7 +71,7 @@ class Network {
     this.outputBias = arrays["output.bias"];
   }
 
-  // All that happens on the way: e (T·E,), the tanh outputs z of each layer (H,), logits (V,), log-probabilities (V,).
+  // What is shown of the way: e (T·E,), the tanh outputs of each layer (H,), log-probabilities (V,).
   forward(context) {
     const E = this.embedding_dim, e = new Float64Array(context.length * E);
     context.forEach((id, t) => e.set(this.table.subarray(id * E, (id + 1) * E), t * E));
@@ -85,8 +84,7 @@ class Network {
     }
     if (this.projection) x = affine(this.projection, null, x);
     if (this.direct && units.length) x = sideBySide(x, e);
-    const logits = affine(this.outputWeight, this.outputBias, x);
-    return { e, units, logits, logProbs: logSoftmax(logits) };
+    return { e, units, logProbs: logSoftmax(affine(this.outputWeight, this.outputBias, x)) };
   }
 
   logProbs(context) {
