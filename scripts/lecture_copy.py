@@ -1,0 +1,106 @@
+"""Copies of `scripts/lecture.py`: without its solutions, and as a notebook."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlp_lm.errors import DataError
+from mlp_lm.files import write_text
+from mlp_lm.text.datasets import resolve_path
+
+HERE = Path(__file__).resolve().parent
+SOLUTION = re.compile(r"^( *)# BEGIN SOLUTION\n.*?^ *# END SOLUTION\n", re.MULTILINE | re.DOTALL)
+FOR_MASTER = 'tags=["master"]'  # of cells that make no sense in a copy
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of jupytext's percent format: a line `# %%`, with `[markdown]` or tags, and what follows."""
+
+    header: str
+    source: str
+
+    @property
+    def is_markdown(self) -> bool:
+        """Whether it is text, each line of which is a comment."""
+        return "[markdown]" in self.header
+
+
+def read_cells(text: str) -> Iterator[Cell]:
+    """The cells of a percent script."""
+    for part in re.split(r"^(?=# %%)", text, flags=re.MULTILINE):
+        header, _, source = part.partition("\n")
+        if header:
+            yield Cell(header, source)
+
+
+def without_solutions(text: str) -> str:
+    """A percent script with empty places for its solutions, and without the cells for the master alone."""
+    kept = (f"{cell.header}\n{cell.source}" for cell in read_cells(text) if FOR_MASTER not in cell.header)
+    return SOLUTION.sub(r"\1...  # your code\n", "".join(kept))
+
+
+def as_notebook(text: str) -> str:
+    """A percent script as a Jupyter notebook, nbformat 4.5."""
+    cells = []
+    for number, cell in enumerate(read_cells(text)):
+        source = cell.source.strip("\n")
+        kind: dict[str, Any] = {"cell_type": "code", "execution_count": None, "outputs": []}
+        if cell.is_markdown:
+            source, kind = re.sub(r"^# ?", "", source, flags=re.MULTILINE), {"cell_type": "markdown"}
+        cells.append({**kind, "id": f"cell-{number}", "metadata": {}, "source": source.splitlines(keepends=True)})
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}, indent=1) + "\n"
+
+
+def write_exercises(folder: Path, names: str, notebook: bool) -> list[Path]:
+    """Write the exercises into `folder`, with all that they need beside them but the package. Returns their files.
+
+    Raises:
+        DataError: A file of an earlier call is there, on which someone may have worked; or `names` is no file.
+    """
+    text = without_solutions((HERE / "lecture.py").read_text(encoding="utf-8"))
+    files = {folder / "lecture_exercises.py": text}
+    if notebook:
+        files[folder / "lecture_exercises.ipynb"] = as_notebook(text)
+    for path in files:
+        if path.exists():
+            raise DataError(f"{path}: exists, and may have your work in it; name another folder, or move it away")
+    source = resolve_path(names)
+    if not source.is_file():
+        raise DataError(f"{source}: no such file; expected a text file with one name a line")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, folder / "names.txt")
+    for helper in ("lecture.py", "lecture_checks.py", "lecture_copy.py"):  # the first has the solutions
+        shutil.copyfile(HERE / helper, folder / helper)
+    for path, content in files.items():
+        write_text(path, content)
+    return list(files)
+
+
+def main(args: Sequence[str]) -> int:
+    """The command line of `scripts/lecture.py`."""
+    parser = argparse.ArgumentParser("lecture.py", description="The lecture as a program, or exercises made of it.")
+    parser.add_argument("--exercises", metavar="DIR", type=Path, required=True, help="write the exercises into DIR")
+    parser.add_argument("--notebook", action="store_true", help="write them as a notebook, too")
+    parser.add_argument(
+        "--names",
+        metavar="FILE",
+        default="names",
+        help="other names than the bundled ones; makemore are the lecture's, which are fetched once",
+    )
+    given = parser.parse_args(args)
+    try:
+        for path in write_exercises(given.exercises, given.names, given.notebook):
+            print(f"written: {path}")
+    except (DataError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    return 0
