@@ -47,6 +47,7 @@ def lecture(path: str, steps: int, evaluations: int) -> Result:
 
     import torch
     import torch.nn.functional as F
+    from peers import lecture_logits, lecture_parameters, train_lecture
 
     words = Path(path).read_text().splitlines()
     stoi = {c: i + 1 for i, c in enumerate(sorted(set("".join(words))))}
@@ -65,33 +66,18 @@ def lecture(path: str, steps: int, evaluations: int) -> Result:
 
     train_x, train_y = dataset(words[: int(0.8 * len(words))])
     dev_x, dev_y = dataset(words[int(0.8 * len(words)) : int(0.9 * len(words))])
-    generator = torch.Generator().manual_seed(2147483647)
-    shapes: list[tuple[int, ...]] = [(27, 10), (30, 200), (200,), (200, 27), (27,)]
-    parameters = [torch.randn(shape, generator=generator) for shape in shapes]
-    table, w1, b1, w2, b2 = parameters
-    for p in parameters:
-        p.requires_grad = True
-
-    def logits_of(x: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(table[x].view(-1, 30) @ w1 + b1) @ w2 + b2
-
-    losses, curve = [], []
+    parameters, curve = lecture_parameters(27), []
     interval = steps // evaluations if evaluations else 0
     start = time.perf_counter()
-    for i in range(steps):
-        ix = torch.randint(0, train_x.shape[0], (32,))
-        loss = F.cross_entropy(logits_of(train_x[ix]), train_y[ix])
-        for p in parameters:
-            p.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
-        rate = 0.1 if i < steps / 2 else 0.01
-        for p in parameters:
-            assert p.grad is not None
-            p.data += -rate * p.grad
-        losses.append(loss.log10().item())
-        if interval and (i + 1) % interval == 0:
+
+    def evaluate(step: int) -> None:
+        if step % interval == 0:
             with torch.no_grad():
-                curve.append((time.perf_counter() - start, F.cross_entropy(logits_of(dev_x), dev_y).item()))
+                curve.append(
+                    (time.perf_counter() - start, F.cross_entropy(lecture_logits(parameters, dev_x), dev_y).item())
+                )
+
+    train_lecture(parameters, train_x, train_y, steps, evaluate if interval else None)
     return {"seconds": time.perf_counter() - start, "steps": steps, "curve": curve}
 
 

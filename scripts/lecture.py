@@ -32,11 +32,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lecture_checks import NAMES, check, hint, show, solution
+from lecture_checks import NAMES, check, hint, show, solution  # noqa: F401  hint and solution are for you
 from torch import Tensor
 
 torch.set_num_threads(1)  # tensors this small are not worth a second thread
-print("the names:", NAMES, "| hints:", hint.__name__, "(3) | solutions:", solution.__name__, "(3)")
+print("the names:", NAMES)
 
 # %% [markdown]
 # ## 1. Read the names
@@ -219,8 +219,8 @@ check(6, side_by_side)
 # `written_out` is the loss in the lecture's first version: exp of the logits, divided by the sum of their row, which
 # makes probabilities; the mean over the batch of -log of the probability of the target.
 #
-# That version breaks down for large logits. Find the smallest whole number z for which the loss of the logits `[[z,
-# 0]]` and the target 0 is not a finite number, and put it into `breaks_at`. Why there?
+# That version breaks down for large logits. Find the smallest whole number z for which the loss of the logits
+# `[[z, 0]]` and the target 0 is not a finite number, and put it into `breaks_at`. Why there?
 
 
 # %%
