@@ -4,8 +4,13 @@
 # Seventeen exercises from the lecture "Building makemore, part 2: MLP": from a list of names to a network that makes
 # up new ones, first by hand, then with a look at where each piece stands in `mlp_lm`.
 #
-# Every exercise says what to do, leaves a place for it, checks it, and names the place in the program. `hint(3)`
-# prints a hint for exercise 3, `solution(3)` one right answer of many.
+# Every exercise says what to do, leaves a place for your code, checks it, and names the place in the program.
+# `hint(3)` prints a hint for exercise 3, `solution(3)` one right answer of many. Exercises 1 to 13 follow part 2 of
+# the lecture; 14 and 15 come from parts 3 and 4, 16 begins with part 1, and 17 is the paper's own.
+#
+# A token is what a network reads and predicts: here a letter, or the boundary of a name. Logits are the network's
+# scores for the next token, before softmax turns them into probabilities. The loss is the mean of -ln(probability of
+# the right token), in nats per token.
 #
 # Letters for shapes: B rows of a batch, T context, E embedding, H hidden units, V vocabulary, N windows.
 
@@ -41,8 +46,11 @@ print("the names:", NAMES)
 # %% [markdown]
 # ## 1. Read the names
 #
-# `read_names` returns the names in a text file, one a line. White space around a name does not belong to it, and a
-# blank line is no name. `summary` returns how many there are, the first ten, a shortest one and a longest one.
+# `read_names` returns the names in a text file with one name a line. White space around a name is not part of it;
+# skip blank lines. `summary` returns how many names there are, the first ten, a shortest one and a longest one.
+#
+# The bundled names are not the lecture's 32,033, which have no licence, so your counts and losses differ from those
+# in the video. `--exercises DIR --names makemore` fetches that list.
 
 
 # %%
@@ -66,15 +74,16 @@ print(*summary(names), sep="\n")
 
 # %% [markdown]
 # The program does this in `mlp_lm/text/corpus.py:read_items`, and differs in naming file and line where something is
-# wrong, and in Unicode: what looks the same is made the same. `python -m mlp_lm inspect names` prints much more.
+# wrong, and in Unicode: characters that look the same are made the same. `python -m mlp_lm inspect names` prints much
+# more.
 
 # %% [markdown]
 # ## 2. A vocabulary
 #
 # A network sees numbers. `build_vocab` gives every character that occurs in the names an id, and the boundary,
 # written `"."`, the id 0: it will stand before the first letter and after the last. All V ids together are 0 … V - 1.
-# `encode` turns a name into the ids of its letters, `decode` turns ids back into a name; the boundary is not their
-# concern.
+# `encode` turns a name into the ids of its letters, `decode` turns ids back into a name; neither adds or removes the
+# boundary.
 
 
 # %%
@@ -84,24 +93,24 @@ def build_vocab(names: list[str]) -> dict[str, int]:
     # END SOLUTION
 
 
-def encode(name: str, ids: dict[str, int]) -> list[int]:
+def encode(name: str, stoi: dict[str, int]) -> list[int]:
     # BEGIN SOLUTION
-    return [ids[character] for character in name]
+    return [stoi[character] for character in name]
     # END SOLUTION
 
 
-def decode(numbers: list[int], ids: dict[str, int]) -> str:
+def decode(tokens: list[int], stoi: dict[str, int]) -> str:
     # BEGIN SOLUTION
-    characters = {i: character for character, i in ids.items()}
-    return "".join(characters[number] for number in numbers)
+    itos = {i: character for character, i in stoi.items()}
+    return "".join(itos[i] for i in tokens)
     # END SOLUTION
 
 
 # %%
 check(2, build_vocab, encode, decode)
-ids = build_vocab(names)
-V = len(ids)
-print(V, ids, encode(names[0], ids))
+stoi = build_vocab(names)
+V = len(stoi)
+print(V, stoi, encode(names[0], stoi))
 
 # %% [markdown]
 # The program does this in `mlp_lm/text/vocab.py:Vocab`, and differs in the boundary's name, the empty string, so that
@@ -116,12 +125,12 @@ print(V, ids, encode(names[0], ids))
 
 
 # %%
-def windows(names: list[str], ids: dict[str, int], context_size: int) -> tuple[Tensor, Tensor]:
+def windows(names: list[str], stoi: dict[str, int], context_size: int) -> tuple[Tensor, Tensor]:
     # BEGIN SOLUTION
     contexts, targets = [], []
     for name in names:
         context = [0] * context_size
-        for target in [*encode(name, ids), 0]:
+        for target in [*encode(name, stoi), 0]:
             contexts.append(context)
             targets.append(target)
             context = [*context[1:], target]
@@ -131,8 +140,16 @@ def windows(names: list[str], ids: dict[str, int], context_size: int) -> tuple[T
 
 # %%
 check(3, windows)
-for context, target in zip(*windows(names[:1], ids, 3), strict=True):
-    print(decode(context.tolist(), ids), "→", decode([int(target)], ids))
+
+
+def examples(names: list[str], context_size: int) -> tuple[Tensor, Tensor]:
+    """Your windows as int64 tensors, whatever you made them of."""
+    contexts, targets = windows(names, stoi, context_size)
+    return torch.as_tensor(np.asarray(contexts)).long(), torch.as_tensor(np.asarray(targets)).long()
+
+
+for context, target in zip(*examples(names[:1], 3), strict=True):
+    print(decode(context.tolist(), stoi), "→", decode([int(target)], stoi))
 
 # %% [markdown]
 # The program does this in `mlp_lm/text/windows.py:Windows`, and differs in copying nothing: all windows are a view of
@@ -157,10 +174,10 @@ def split(names: list[str], seed: int) -> tuple[list[str], list[str], list[str]]
 
 # %%
 check(4, split)
-train_names, dev_names, test_names = split(names, 42)
+train_names, dev_names, test_names = split(list(names), 42)
 T = 3
-X_train, Y_train = windows(train_names, ids, T)
-X_dev, Y_dev = windows(dev_names, ids, T)
+X_train, Y_train = examples(train_names, T)
+X_dev, Y_dev = examples(dev_names, T)
 print(f"windows: {len(X_train):,} of train, {len(X_dev):,} of dev; the lecture's list has 182,625 and 22,655")
 
 # %% [markdown]
@@ -190,7 +207,7 @@ check(5, one_hot_times_table)
 # nobody multiplies with zeros who can avoid it.
 
 # %% [markdown]
-# ## 6. Side by side, for nothing
+# ## 6. Side by side, for free
 #
 # The hidden layer sees the T embeddings of a context side by side: (B, T, E) becomes (B, T·E). `torch.cat` copies
 # every number. `view` copies none: the numbers of one row already lie in a row in memory, and only the shape is new.
@@ -219,8 +236,9 @@ check(6, side_by_side)
 # `written_out` is the loss in the lecture's first version: exp of the logits, divided by the sum of their row, which
 # makes probabilities; the mean over the batch of -log of the probability of the target.
 #
-# That version breaks down for large logits. Find the smallest whole number z for which the loss of the logits
-# `[[z, 0]]` and the target 0 is not a finite number, and put it into `breaks_at`. Why there?
+# Use exp, sum and log, no softmax of torch. That version breaks down for large logits. Find the smallest whole number
+# z for which the loss of the logits `[[z, 0]]` and the target 0 is not a finite number, and put it into `breaks_at`.
+# Why there?
 
 
 # %%
@@ -232,7 +250,10 @@ def new_params(
     generator: torch.Generator,
     std: float = 1.0,
 ) -> list[Tensor]:
-    """C from a standard normal distribution, W1, b1, W2, b2 with a standard deviation of `std`: in the lecture, 1."""
+    """C from a standard normal distribution, W1, b1, W2, b2 with a standard deviation of `std`: in the lecture, 1.
+
+    The generator makes the draws repeatable; `requires_grad_` asks autograd for gradients.
+    """
     V, T, E, H = vocab_size, context_size, embedding_dim, hidden_dim
     C = torch.randn((V, E), generator=generator)
     layers = [std * torch.randn(shape, generator=generator) for shape in [(T * E, H), (H,), (H, V), (V,)]]
@@ -284,10 +305,10 @@ for z in (1.0, 10.0, 100.0):
 # A network that cannot learn 32 windows by heart has a mistake in it. `step` takes one step of gradient descent on
 # all of X and Y, changes the parameters in place, and returns the loss before the step.
 #
-# The loss cannot reach 0: after `...` come many first letters, and the best that a network can do is to give each its
-# share. `lower_bound` is the loss of that best network, the mean over all windows of -log of the share of the
-# window's target among the targets of its context. Then train on the 32 windows until the loss is within 0.01 of that
-# bound.
+# The loss cannot reach 0. After `...` comes "a" in one window and "b" in another: the best that a network can do is
+# to give each its share, here 1/2, and lose ln 2 in both. `lower_bound` is the loss of that best network, the mean
+# over all windows of -log of the share of the window's target among the targets of its context. Then train on the 32
+# windows, at a learning rate of 0.1, until the loss is within 0.01 of that bound.
 
 
 # %%
@@ -316,7 +337,7 @@ def lower_bound(X: Tensor, Y: Tensor) -> float:
 # %%
 check(8, step, lower_bound)
 generator = torch.Generator().manual_seed(2147483647)
-X_few, Y_few = windows(names[::500], ids, T)  # from all over the list, which may be sorted
+X_few, Y_few = examples(names[::500], T)  # from all over the list, which may be sorted
 X_few, Y_few = X_few[:32], Y_few[:32]
 params = new_params(V, T, 2, 100, generator)
 print(f"the first loss is {step(params, X_few, Y_few, 0.0):.4f}; no network gets below {lower_bound(X_few, Y_few):.4f}")
@@ -338,9 +359,9 @@ check("8b", forward(params, X_few), X_few, Y_few)
 # ## 9. Minibatches and a schedule
 #
 # A step on 32 windows is rough, and thousands of times cheaper than one on all of them. `draw_batch` returns the
-# numbers (B,) of windows drawn at random. `learning_rate_at` is the lecture's schedule, step decay: 0.1 in the first
-# half of all steps, which are counted from 0, and 0.01 from there on. `train` puts them together: `max_steps` steps
-# with `update`, which is your `step`, on batches of 32, and returns the loss of each.
+# indices (B,) of windows drawn at random, anew at each step. `learning_rate_at` is the lecture's schedule, step
+# decay: 0.1 in the first half of all steps, which are counted from 0, and 0.01 from there on. `train` puts them
+# together: `max_steps` steps, each a call of `update` (your `step`) on a batch of 32, and returns the loss of each.
 
 
 # %%
@@ -350,9 +371,9 @@ def draw_batch(num_windows: int, batch_size: int, generator: torch.Generator) ->
     # END SOLUTION
 
 
-def learning_rate_at(step: int, max_steps: int) -> float:
+def learning_rate_at(i: int, max_steps: int) -> float:
     # BEGIN SOLUTION
-    return 0.1 if step < max_steps // 2 else 0.01
+    return 0.1 if i < max_steps // 2 else 0.01
     # END SOLUTION
 
 
@@ -423,8 +444,9 @@ check(10, growing_rates, range_test)
 rates = growing_rates(1e-3, 10, 1000)
 losses_by_rate = range_test(new_params(V, T, 10, 200, generator), X_train, Y_train, rates, generator)
 figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
-axes.plot(rates, losses_by_rate, linewidth=0.6)
-axes.set(xscale="log", xlabel="learning rate", ylabel="loss of the batch, nats/token", title="Range test")
+axes.plot(rates, losses_by_rate, linewidth=0.4, alpha=0.6)
+axes.plot(rates[20:-20], np.convolve(losses_by_rate, np.ones(41) / 41, "valid"), color="tab:red")
+axes.set(xscale="log", xlabel="learning rate", ylabel="loss of the batch, nats/token", ylim=(0, 40), title="Range test")
 show(figure, "10 range test")
 
 # %%
@@ -445,7 +467,7 @@ check("10b", good_rate, rates, losses_by_rate)
 # ## 11. Underfitting and overfitting
 #
 # `mean_loss` is the mean over all windows, for any number of them, without a gradient. `step_with_decay` is `step`
-# with weight decay: W1 and W2, and they alone, also shrink by the factor 1 - learning rate · `decay`.
+# with weight decay: W1 and W2, and nothing else, are also multiplied by 1 - learning rate · `decay`.
 #
 # Then look at the table of four runs, and say of each whether it "underfits" (train is no better than dev, and both
 # could be lower), or "overfits" (train is far below dev).
@@ -484,10 +506,10 @@ runs = {  # names of train, context, hidden units, update
 }
 table = {}
 for name, (num_names, context_size, hidden_dim, update) in runs.items():
-    X, Y = windows(train_names[:num_names], ids, context_size)
-    weights = new_params(V, context_size, 10, hidden_dim, generator, std=0.2)  # exercise 14 tells why
+    X, Y = examples(train_names[:num_names], context_size)
+    weights = new_params(V, context_size, 10, hidden_dim, generator, std=0.2)  # why: exercise 14
     train(weights, X, Y, 4_000, generator, update)
-    table[name] = mean_loss(weights, X, Y), mean_loss(weights, *windows(dev_names, ids, context_size))
+    table[name] = mean_loss(weights, X, Y), mean_loss(weights, *examples(dev_names, context_size))
     print(f"{name:<24} train {table[name][0]:.3f}  dev {table[name][1]:.3f}")
 
 # %%
@@ -500,8 +522,9 @@ verdicts = {"3 hidden units": "underfits", "500 names": "overfits"}
 check("11b", verdicts, table)
 
 # %% [markdown]
-# Whoever underfits needs a larger network, a longer context or more steps; whoever overfits, more data, weight decay
-# or dropout. `python -m mlp_lm sweep --config configs/names.yaml --vary model.hidden_dim=64,256` makes such a table.
+# A network that underfits needs more units, a longer context or more steps; one that overfits, more data, weight
+# decay or dropout. `python -m mlp_lm sweep --config configs/names.yaml --vary model.hidden_dim=64,256` makes such a
+# table.
 #
 # The program does this in `mlp_lm/models/metrics.py:evaluate` and `mlp_lm/training/optim.py:build_optimizer`, and
 # differs in large splits, which go through the network in parts; the mean is over windows even then.
@@ -532,16 +555,16 @@ for E in (2, 10):
     maps[f"E = {E}"] = principal_components(weights[0].detach()).numpy()
 figure, panels = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
 for axes, (title, points) in zip(panels, maps.items(), strict=True):
-    for character, i in ids.items():
+    for character, i in stoi.items():
         colour = "tab:red" if character in "aeiou" else "tab:green" if i == 0 else "tab:blue"
-        axes.text(*points[i], character, color=colour, ha="center", va="center", weight="bold")
+        label = "(.)" if i == 0 else character
+        axes.text(*points[i], label, color=colour, ha="center", va="center", weight="bold")
     axes.set(title=title, xlim=(points[:, 0].min() - 0.3, points[:, 0].max() + 0.3))
     axes.set_ylim(points[:, 1].min() - 0.3, points[:, 1].max() + 0.3)
 show(figure, "12 letters")
 
 # %% [markdown]
-# Vowels (red) find each other, as similar letters follow them; y, which is both, lies between; the boundary stands
-# apart.
+# Vowels (red) find each other, as similar letters follow them, and y, which is both, lies between.
 #
 # The program does this in `mlp_lm/figures/networks.py:draw_embeddings`, and differs in saying how much of the table
 # the two directions show. `python -m mlp_lm plot FILE --what embeddings` draws it for any model.
@@ -554,7 +577,7 @@ show(figure, "12 letters")
 
 
 # %%
-def sample(params: list[Tensor], ids: dict[str, int], context_size: int, generator: torch.Generator) -> str:
+def sample(params: list[Tensor], stoi: dict[str, int], context_size: int, generator: torch.Generator) -> str:
     # BEGIN SOLUTION
     context, drawn = [0] * context_size, list[int]()
     with torch.no_grad():
@@ -562,15 +585,15 @@ def sample(params: list[Tensor], ids: dict[str, int], context_size: int, generat
             probs = F.softmax(forward(params, torch.tensor([context])), 1)
             token = int(torch.multinomial(probs, 1, generator=generator))
             if token == 0:
-                return decode(drawn, ids)
+                return decode(drawn, stoi)
             drawn.append(token)
             context = [*context[1:], token]
     # END SOLUTION
 
 
 # %%
-check(13, sample, params, ids, T)
-print(*(sample(params, ids, T, generator) for _ in range(20)))
+check(13, sample, params, stoi, T)
+print(*(sample(params, stoi, T, generator) for _ in range(20)))
 
 # %% [markdown]
 # The program does this in `mlp_lm/models/sampling.py:generate`, and differs in drawing thousands of names at a time,
@@ -581,9 +604,7 @@ print(*(sample(params, ids, T, generator) for _ in range(20)))
 #
 # A network that knows nothing should give each of V tokens the same probability, and lose ln V. The lecture's begins
 # at about 27: it is sure, and wrong. And most of its tanh units are at ±1, where the slope is 0 and nothing can be
-# learnt.
-#
-# Write `better_params`: the same shapes, hidden units that start with few of them beyond ±0.97, and logits that start
+# learnt. Write `better_params`: the same shapes, less than 30 % of the units beyond ±0.97 at the start, and logits
 # near 0. Which weights have to be smaller, and by how much? The variance of a sum is the sum of the variances.
 
 
@@ -670,11 +691,11 @@ check(15, backward)
 
 
 # %%
-def bigram_counts(names: list[str], ids: dict[str, int]) -> Tensor:
+def bigram_counts(names: list[str], stoi: dict[str, int]) -> Tensor:
     # BEGIN SOLUTION
-    counts = torch.zeros(len(ids), len(ids), dtype=torch.int64)
+    counts = torch.zeros(len(stoi), len(stoi), dtype=torch.int64)
     for name in names:
-        stream = [0, *encode(name, ids), 0]
+        stream = [0, *encode(name, stoi), 0]
         for first, second in pairwise(stream):
             counts[first, second] += 1
     return counts
@@ -700,13 +721,13 @@ check(16, bigram_counts, num_contexts, best_weight)
 
 from mlp_lm.models.ngram import NGramModel, count, modified_kneser_ney
 
-counts = bigram_counts(train_names, ids)
+counts = bigram_counts(train_names, stoi)
 bigram_probs = (counts + 1) / (counts + 1).sum(1, keepdim=True)
 print(f"bigrams: dev {-bigram_probs[X_dev[:, -1], Y_dev].log().mean():.3f}")
-stream = np.array([token for name in train_names for token in [*encode(name, ids), 0]])
+stream = np.array([token for name in train_names for token in [*encode(name, stoi), 0]])
 for order in range(2, 7):
-    X, _ = windows(train_names, ids, order - 1)
-    contexts, targets = windows(dev_names, ids, order - 1)
+    X, _ = examples(train_names, order - 1)
+    contexts, targets = examples(dev_names, order - 1)
     levels, _ = modified_kneser_ney(count(stream, V, order))
     kneser_ney = NGramModel(levels, V)
     print(
@@ -717,12 +738,18 @@ for order in range(2, 7):
 # %%
 with torch.no_grad():
     p = F.softmax(forward(better, X_dev), 1)[torch.arange(len(Y_dev)), Y_dev].double()
-q = (-kneser_ney.nats(*windows(dev_names, ids, 5))).exp()
+q = (-kneser_ney.nats(*examples(dev_names, 5))).exp()
 w = best_weight(p, q)
 print(
     f"network {-p.log().mean():.3f}, counts {-q.log().mean():.3f}, {w:.2f} of the network and the rest of the counts:"
 )
 print(f"mixture {-(w * p + (1 - w) * q).log().mean():.3f}, all of dev")
+
+X_test, Y_test = examples(test_names, T)
+with torch.no_grad():
+    p = F.softmax(forward(better, X_test), 1)[torch.arange(len(Y_test)), Y_test].double()
+q = (-kneser_ney.nats(*examples(test_names, 5))).exp()
+print(f"test, looked at once: {-p.log().mean():.3f}, {-q.log().mean():.3f}, {-(w * p + (1 - w) * q).log().mean():.3f}")
 
 # %% [markdown]
 # Contexts explode, and names do not: of the possible ones hardly any is ever seen. Kneser–Ney falls back on shorter
@@ -738,8 +765,9 @@ print(f"mixture {-(w * p + (1 - w) * q).log().mean():.3f}, all of dev")
 # should not be surprised by "a dog was running in a room". Counts are. A network is not, if "cat" and "dog" have
 # similar embeddings. Here are 200 such sentences for it, and others to try it on.
 #
-# `tokenize` splits a text into words and marks of punctuation. `nearest` returns the `num` tokens whose rows in the
-# table (V, E) have the largest cosines with that of `token`, the nearest first, without `token` itself.
+# `tokenize` splits a text into words and punctuation marks; an apostrophe inside a word is part of it. `nearest`
+# returns the `num` tokens whose rows in the table (V, E) have the largest cosines with that of `token`, the nearest
+# first, without `token` itself.
 
 
 # %%

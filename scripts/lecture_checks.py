@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +54,7 @@ def _show_error(kind: type[BaseException], error: BaseException, trace: Any) -> 
 
 
 sys.excepthook = _show_error
+SECONDS = 20  # that one call of a reader's function may take
 PARAMS = ("C", "W1", "b1", "W2", "b2")
 CHECKS: dict[str, Callable[..., str | None]] = {}
 
@@ -68,26 +73,31 @@ def check(key: int | str, *work: Any) -> None:
     """Check the work of an exercise. Raises CheckError that says what was expected and what was found."""
     try:
         remark = CHECKS[str(key)](*work)
-    except CheckError as wrong:
-        number = _number(str(key))
+    except Exception as error:
+        number, wrong = _number(key), str(error)
+        if not isinstance(error, CheckError):
+            wrong = (
+                f"its results cannot be compared ({type(error).__name__}: {error})\n  see the types in the signatures"
+            )
         help_text = f"hint({number}) prints a hint, solution({number}) a solution."
         raise CheckError(f"Exercise {key} is not right yet: {wrong}\n  {help_text}") from None
     print(f"Exercise {key}: right.{f' {remark}' if remark else ''}")
 
 
-def _number(key: str) -> int:
+def _number(key: int | str) -> int:
     """7 of the exercises 7 and 7b."""
-    return int(key.rstrip("b"))
+    return int(str(key).rstrip("b"))
 
 
-def hint(number: int) -> None:
-    """Print the hint for an exercise."""
-    found = [function.__doc__ or "" for key, function in CHECKS.items() if _number(key) == number]
+def hint(number: int | str) -> None:
+    """Print the hint for an exercise, such as 7 or "7b"."""
+    found = [function.__doc__ or "" for key, function in CHECKS.items() if key == str(number)]
     print("\n".join(re.sub(r"\s+", " ", text) for text in found) or NO_EXERCISE)
 
 
-def solution(number: int) -> None:
+def solution(number: int | str) -> None:
     """Print our solution of an exercise, from lecture.py beside this file."""
+    number = _number(number)
     text = (HERE / "lecture.py").read_text(encoding="utf-8")
     section = re.search(rf"^# ## {number}\. .*?(?=^# ## |\Z)", text, re.MULTILINE | re.DOTALL)
     cells = re.split(r"^# %%.*\n", section[0], flags=re.MULTILINE) if section else []
@@ -111,16 +121,38 @@ def show(figure: Figure, name: str) -> None:
 
 
 def run(function: Callable[..., Any], *args: Any) -> Any:
-    """What the reader's function returns; CheckError if it fails or returns nothing."""
+    """What the reader's function returns; CheckError if it fails, does not end, or returns nothing."""
     try:
-        found = function(*args)
+        with _time_limit(SECONDS):
+            found = function(*args)
+    except TimeoutError:
+        raise CheckError(f"{function.__name__} has not ended after {SECONDS} seconds; does its loop end?") from None
     except Exception as error:
         lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == function.__name__]
         where = f", in its line `{lines[-1].line}`" if lines and lines[-1].line else ""
         raise CheckError(f"{function.__name__} raised {type(error).__name__}: {error}{where}") from None
     if found is None or found is ...:
-        raise CheckError(f"{function.__name__} returns nothing yet")
+        raise CheckError(f"{function.__name__} returns nothing yet (a missing `return`?)")
     return found
+
+
+@contextmanager
+def _time_limit(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError after so many seconds, where signals can do that: not on Windows, and in the main thread."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError
+
+    if hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGALRM, stop)
+        signal.alarm(seconds)
+        try:
+            yield
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+    else:
+        yield
 
 
 def expect(ok: bool, what: str, expected: object, found: object, why: str = "") -> None:
@@ -132,10 +164,20 @@ def expect(ok: bool, what: str, expected: object, found: object, why: str = "") 
 
 
 def _short(value: object) -> str:
+    """One line; numbers with four digits, large tensors with their first few."""
     if isinstance(value, Tensor):
-        value = value.tolist() if value.numel() <= 24 else f"{str(value.flatten()[:6].tolist())[:-1]}, …]"
-    text = str(value)
+        few = value.detach().flatten()[:6].tolist()
+        text = ", ".join(f"{number:.4g}" for number in few) + (", …" if value.numel() > 6 else "")
+        return f"{text} (shape {tuple(value.shape)})" if value.ndim else text
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def compare(found: Tensor, right: Tensor, what: str, mistakes: Mapping[str, Tensor] | None = None) -> None:
+    """Raise CheckError unless `found` is `right`; with the reason, if it is what one of the `mistakes` leads to."""
+    if not close(found, right):
+        why = next((why for why, wrong in (mistakes or {}).items() if close(found, wrong)), "")
+        expect(False, what, right, found, why)
 
 
 def tensor(value: Any, what: str, shape: Sequence[int]) -> Tensor:
@@ -153,7 +195,7 @@ def close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5)
 
 
-def a_network(V: int = 7, T: int = 3, E: int = 2, H: int = 5, seed: int = 1) -> list[Tensor]:
+def a_network(V: int = 7, T: int = 3, E: int = 4, H: int = 5, seed: int = 1) -> list[Tensor]:
     """C, W1, b1, W2, b2 of a small network."""
     generator = torch.Generator().manual_seed(seed)
     shapes = [(V, E), (T * E, H), (H,), (H, V), (V,)]
@@ -195,7 +237,9 @@ def _(read_names: Callable[..., Any], summary: Callable[..., Any]) -> str | None
     expect(list(found) == right, what, right, found)
     names = read_items(NAMES)
     expect(list(run(read_names, NAMES)) == names, f"the names of {NAMES}", f"{len(names):,} names", "others")
-    number, first, shortest, longest = run(summary, ["cleo", "ab", *["emma"] * 9, "xy", "olivia"])
+    found = run(summary, ["cleo", "ab", *["emma"] * 9, "xy", "olivia"])
+    expect(len(found) == 4, "what summary returns", "number, first ten, a shortest, a longest", found)
+    number, first, shortest, longest = found
     expect(number == 13, "the number of 13 names", 13, number)
     right = ["cleo", "ab", *["emma"] * 8]
     expect(list(first) == right, "the first ten of 13 names", right, first)
@@ -245,6 +289,10 @@ def _(windows: Callable[..., Any]) -> None:
         why = "A context reaches into the name before: begin every name with a context of boundaries."
     elif sorted(found) == sorted(row for row in right if row[1] != 0):
         why = "The boundary is missing as a target: a name's end is predicted, too."
+    elif len({context for context, _ in found}) == 1:
+        why = "All contexts are one list that is changed later: keep a new one for each window."
+    elif sorted(found) == sorted((context[::-1], target) for context, target in right):
+        why = "The contexts are the wrong way round: the latest letter stands at the right."
     expect(sorted(found) == sorted(right), what, shown(right), shown(found), why)  # in whatever order
     names = read_items(NAMES)[::100]
     vocab = Vocab.build(set("".join(names)))
@@ -310,15 +358,13 @@ def _(one_hot_times_table: Callable[..., Any]) -> None:
 @exercise("6")
 def _(side_by_side: Callable[..., Any]) -> None:
     """`embeddings.view(B, T * E)`, where `embeddings.shape` tells B, T and E; -1 stands for what is left."""
-    embeddings = torch.arange(24.0).view(4, 3, 2)
+    embeddings = torch.arange(60.0).view(4, 3, 5)
     found = run(side_by_side, embeddings)
     right = torch.stack([row.flatten() for row in embeddings])
-    if isinstance(found, Tensor) and found.shape == (12, 2):
-        raise CheckError(
-            "the embeddings of a row stand below each other, as with dim=0\n  expected shape (4, 6), one row for each "
-            "row of the batch\n  found    shape (12, 2)"
-        )
-    expect(close(tensor(found, "the rows", (4, 6)), right), "three embeddings side by side", right, found)
+    below = isinstance(found, Tensor) and found.shape == (12, 5)
+    why = "The embeddings of a context stand below each other, as with dim=0; they belong into one row."
+    expect(not below, "the shape of three embeddings of 5 side by side, for 4 contexts", (4, 15), (12, 5), why)
+    compare(tensor(found, "the rows", (4, 15)), right, "three embeddings side by side")
     same = found.untyped_storage().data_ptr() == embeddings.untyped_storage().data_ptr()
     expect(same, "the storage of the result", "that of the embeddings", "a copy", "The numbers are right, but moved.")
 
@@ -330,34 +376,60 @@ def _(forward: Callable[..., Any], written_out: Callable[..., Any]) -> None:
     params, (X, _) = a_network(), some_windows()
     C, W1, b1, W2, b2 = params
     right = torch.tanh(C[X].flatten(1) @ W1 + b1) @ W2 + b2
-    found = tensor(run(forward, params, X), "the logits", right.shape)
-    linear = (C[X].flatten(1) @ W1 + b1) @ W2 + b2
-    expect(not close(found, linear), "the logits", right, found, "The tanh is missing.")
-    expect(not close(found, right - b2), "the logits", right, found, "b2 is missing.")
-    expect(close(found, right.detach()), "the logits", right, found)
+    z = C[X].flatten(1) @ W1 + b1
+    mistakes = {
+        "The tanh is missing.": z @ W2 + b2,
+        "b1 is missing.": torch.tanh(z - b1) @ W2 + b2,
+        "b2 is missing.": right - b2,
+        "The hidden units are tanh, not relu.": z.relu() @ W2 + b2,
+        "These are probabilities; logits come before softmax.": right.softmax(1),
+    }
+    compare(tensor(run(forward, params, X), "the logits", right.shape), right, "the logits", mistakes)
     logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(3))
-    targets = torch.tensor([0, 3, 1, 1])
-    loss, rows = F.cross_entropy(logits, targets), torch.arange(4)
-    found = tensor(run(written_out, logits, targets), "the loss", ())
-    wrong_dim = -logits.softmax(0)[rows, targets].log().mean()
-    why = "The probabilities are those of columns: each row has to sum to 1, so sum over dim 1."
-    expect(not close(found, wrong_dim), "the loss of four rows of logits", loss, found, why)
-    expect(not close(found, 4 * loss), "the loss of four rows of logits", loss, found, "The mean, not the sum.")
-    expect(close(found, loss), "the loss of four rows of logits", loss, found)
+    targets, rows = torch.tensor([0, 3, 1, 1]), torch.arange(4)
+    loss, counts = F.cross_entropy(logits, targets), logits.exp()
+    mistakes = {
+        "The probabilities are those of columns: each row has to sum to 1, so sum over dim 1.": -logits.softmax(0)[
+            rows, targets
+        ]
+        .log()
+        .mean(),
+        "`keepdim=True` is missing: each column was divided by the sum of a row.": -(counts / counts.sum(1))[
+            rows, targets
+        ]
+        .log()
+        .mean(),
+        "It is the sum; the mean is asked for.": 4 * loss,
+        "The minus sign is missing.": -loss,
+        "That is -log of the mean; the mean of -log is asked for.": -logits.softmax(1)[rows, targets].mean().log(),
+        "`probs[:, targets]` takes all columns of all rows: `probs[torch.arange(B), targets]`.": -logits.softmax(1)[
+            :, targets
+        ]
+        .log()
+        .mean(),
+    }
+    compare(
+        tensor(run(written_out, logits, targets), "the loss", ()), loss, "the loss of four rows of logits", mistakes
+    )
+    found = float(run(written_out, torch.tensor([[800.0, 0.0]]), torch.tensor([0])))
+    why = "This version does not overflow, so there is nothing to find in 7b: write exp, sum and division out."
+    expect(not math.isfinite(found), "the loss of the logits [[800, 0]]", "inf or NaN", found, why)
 
 
 @exercise("7b")
 def _(breaks_at: Any, written_out: Callable[..., Any]) -> str | None:
     """Where it breaks: try z = 1, 2, 3, … in a loop, with `torch.tensor([[float(z), 0.0]])`. Why: look at
     `torch.tensor(float(z)).exp()` there, and at `torch.finfo(torch.float32).max`."""
-    expect(isinstance(breaks_at, int) and breaks_at > 0, "breaks_at", "a whole number above 0", breaks_at)
+    whole = math.isfinite(float(breaks_at)) and float(breaks_at) == int(breaks_at) > 0
+    expect(whole, "breaks_at", "a whole number above 0", breaks_at)
+    breaks_at = int(breaks_at)
 
     def breaks(z: int) -> bool:
         return not math.isfinite(float(run(written_out, torch.tensor([[float(z), 0.0]]), torch.tensor([0]))))
 
     expect(breaks(breaks_at), f"the loss at z = {breaks_at}", "inf or NaN", "a number")
     expect(not breaks(breaks_at - 1), f"the loss at z = {breaks_at - 1}", "a number", "not finite already: look lower")
-    return f"exp({breaks_at - 1}) still is a number of 32 bits, exp({breaks_at}) is not."
+    return f"exp({breaks_at - 1}) is a number still, exp({breaks_at}) infinite."
 
 
 @exercise("8")
@@ -368,7 +440,9 @@ def _(step: Callable[..., Any], lower_bound: Callable[..., Any]) -> None:
     params, rate = a_network(), 0.3
     before = [p.detach().clone() for p in params]
     first = F.cross_entropy(as_mlp(params, 3)(X), Y).item()
-    found = float(run(step, params, X, Y, rate))
+    returned = run(step, params, X, Y, rate)
+    expect(not isinstance(returned, Tensor), "what step returns", "a number: `loss.item()`", "a tensor")
+    found = float(returned)
     expect(
         abs(found - first) < 1e-4, "the loss that step returns, that before the step", f"{first:.4f}", f"{found:.4f}"
     )
@@ -381,11 +455,13 @@ def _(step: Callable[..., Any], lower_bound: Callable[..., Any]) -> None:
     once, summed = _two_steps(before, X, Y, rate, zero=True), _two_steps(before, X, Y, rate, zero=False)
     why = "Gradients add up: set `p.grad = None` before each backward pass."
     expect(not close(params[1], summed[1]), "W1 after two steps", once[1], params[1].detach(), why)
-    for name, p, right in zip(PARAMS, params, once, strict=True):
-        expect(close(p.detach(), right), f"{name} after two steps", right, p.detach())
-    X, Y = torch.tensor([[0, 0], [0, 0], [0, 1]]), torch.tensor([1, 2, 1])
+    for name, p, old, right in zip(PARAMS, params, before, once, strict=True):
+        compare(p.detach(), right, f"{name} after two steps", {f"{name} has not changed.": old})
+    X = torch.tensor([[0, 0], [0, 0], [0, 0], [1, 0], [1, 0], [0, 1]])
+    Y = torch.tensor([1, 1, 2, 3, 3, 1])
     found, bound = float(run(lower_bound, X, Y)), _bound(X, Y)
-    expect(abs(found - bound) < 1e-4, "the bound for the windows ..→a, ..→b, .a→a", f"{bound:.4f} (2/3 · ln 2)", found)
+    what = "the bound for the windows ..→a, ..→a, ..→b, a.→c, a.→c, .a→a"
+    expect(abs(found - bound) < 1e-4, what, f"{bound:.4f}, which is (2·ln(3/2) + ln 3) / 6", f"{found:.4f}")
 
 
 def _two_steps(params: Sequence[Tensor], X: Tensor, Y: Tensor, rate: float, zero: bool) -> list[Tensor]:
@@ -423,6 +499,12 @@ def _(draw_batch: Callable[..., Any], learning_rate_at: Callable[..., Any], trai
     generator = torch.Generator().manual_seed(1)
     batches = [tensor(run(draw_batch, 100, 32, generator), "a batch", (32,)).tolist() for _ in range(60)]
     drawn = {i for batch in batches for i in batch}
+    run_of_neighbours = any(sorted(batch) == [*range(min(batch), min(batch) + 32)] for batch in batches)
+    expect(not run_of_neighbours, "a batch", "windows from all over train", "a block of neighbours")
+    tensor(run(draw_batch, 100, 16, generator), "a batch of 16", (16,))
+    twice = [torch.as_tensor(run(draw_batch, 100, 32, torch.Generator().manual_seed(5))).tolist() for _ in range(2)]
+    why = "Draw with `generator=generator`, so that draws can be repeated."
+    expect(twice[0] == twice[1], "two batches, each from a new generator with the same seed", "the same", "others", why)
     expect(drawn <= set(range(100)), "numbers of 100 windows", "0 to 99", sorted(drawn - set(range(100))))
     expect(batches[0] != batches[1], "the second batch", "other windows", "those of the first")
     why = "Every window should be drawn sooner or later, the first and the last included."
@@ -432,29 +514,40 @@ def _(draw_batch: Callable[..., Any], learning_rate_at: Callable[..., Any], trai
         shape = {"lr_schedule": "step", "lr_warmup_steps": 0, "lr_drop_at": 0.5, "lr_end_factor": 0.1}
         return rate_of_the_program(step, learning_rate=0.1, lr_decay_steps=max_steps, **shape)  # type: ignore[arg-type]
 
+    found = [float(run(learning_rate_at, step, 1000)) for step in range(1000)]
+    drops = sum(later < earlier for earlier, later in pairwise(found))
     why = "The drop comes at the wrong step: steps are counted from 0, and of 1,000 the first 500 are 0 to 499."
     for step in (0, 499, 500, 999):
-        found = float(run(learning_rate_at, step, 1000))
-        expect(
-            math.isclose(found, right(step, 1000)), f"the rate of step {step} of 1,000", right(step, 1000), found, why
+        ok, at_end = (
+            math.isclose(found[step], right(step, 1000), rel_tol=1e-4),
+            math.isclose(found[0], 0.1, rel_tol=1e-4),
         )
+        told = why if drops == 1 and at_end and math.isclose(found[-1], 0.01, rel_tol=1e-4) else ""
+        expect(ok, f"the rate of step {step} of 1,000", right(step, 1000), found[step], told)
 
     X, Y = some_windows(200)
     calls: list[tuple[Tensor, Tensor, float]] = []
 
-    def update(params: list[Tensor], x: Tensor, y: Tensor, rate: float) -> float:
-        calls.append((x, y, rate))
+    def update(params: list[Tensor], X: Tensor, Y: Tensor, learning_rate: float) -> float:
+        calls.append((X, Y, learning_rate))
         return float(len(calls))
 
-    losses = [float(loss) for loss in run(train, a_network(), X, Y, 10, generator, update)]
+    returned = run(train, a_network(), X, Y, 10, generator, update)
+    expect(isinstance(returned, list), "what `train` returns", "a list of losses", returned)
+    losses = [float(loss) for loss in returned]
     expect(len(calls) == 10, "steps of `train` with 10 of them", "10 calls of `update`", len(calls))
     expect(losses == [*range(1, 11)], "what `train` returns", "what `update` returned, one by one", losses)
     expect(calls[0][0].shape == (32, 3), "the contexts of a step", "shape (32, 3)", tuple(calls[0][0].shape))
     pairs = {(tuple(x), y) for x, y in zip(X.tolist(), Y.tolist(), strict=True)}
     drawn_pairs = {(tuple(x), y) for xs, ys, _ in calls for x, y in zip(xs.tolist(), ys.tolist(), strict=True)}
     expect(drawn_pairs <= pairs, "contexts and targets of a batch", "of the same windows", "not", "Index both alike.")
-    rates = [rate for _, _, rate in calls]
-    expect(rates == [0.1] * 5 + [0.01] * 5, "the rates of 10 steps", "5 times 0.1, then 5 times 0.01", rates)
+    why = "Draw a new batch inside the loop."
+    expect(
+        len({tuple(y.tolist()) for _, y, _ in calls}) == 10, "the batches of 10 steps", "different ones", "repeats", why
+    )
+    rates = [float(rate) for _, _, rate in calls]
+    ok = np.allclose(rates, [0.1] * 5 + [0.01] * 5, rtol=1e-4)
+    expect(ok, "the rates of 10 steps", "5 times 0.1, then 5 times 0.01", rates)
 
 
 @exercise("10")
@@ -463,10 +556,13 @@ def _(growing_rates: Callable[..., Any], range_test: Callable[..., Any]) -> None
     is the loop of `train` with another rate at each step."""
     found = tensor(run(growing_rates, 0.001, 10.0, 5), "the rates", (5,)).double()
     right = torch.tensor([0.001, 0.01, 0.1, 1.0, 10.0], dtype=torch.float64)
-    evenly = torch.linspace(0.001, 10, 5, dtype=torch.float64)
-    why = "They grow by the same sum; by the same factor, as many steps go from 0.001 to 0.01 as from 1 to 10."
-    expect(not close(found, evenly), "five rates from 0.001 to 10", right, found, why)
-    expect(torch.allclose(found, right, rtol=1e-3), "five rates from 0.001 to 10", right, found)
+    mistakes = {
+        "They grow by the same sum; by the same factor, as many steps go from 0.001 to 0.01 as from 1 to 10.": (
+            torch.linspace(0.001, 10, 5)
+        ),
+        "`torch.logspace` takes exponents: `math.log10(low)`.": torch.logspace(0.001, 10, 5),
+    }
+    compare(found, right, "five rates from 0.001 to 10", mistakes)
     params, (X, Y) = a_network(), some_windows(200)
     before, at_zero = params[1].detach().clone(), a_network()
     losses = run(range_test, params, X, Y, [0.01, 0.1, 1.0], torch.Generator().manual_seed(1))
@@ -524,7 +620,12 @@ def _(verdicts: dict[str, str], table: dict[str, tuple[float, float]]) -> None:
         train, dev = table[name]
         right = "overfits" if dev - train > 0.2 else "underfits"
         found = str(verdicts.get(name, "")).strip().lower()
-        expect(found == right, f"{name}: train {train:.3f}, dev {dev:.3f}", "another word", repr(found))
+        expect(
+            found == right,
+            f"{name}: train {train:.3f}, dev {dev:.3f}",
+            "the other one of underfits and overfits",
+            repr(found),
+        )
 
 
 @exercise("12")
@@ -561,6 +662,7 @@ def _(sample: Callable[..., Any], params: list[Tensor], ids: dict[str, int], con
     expect(not any("." in name for name in few), "a name", "its letters alone", few[0], "The boundary is no letter.")
     why = "The most probable letter each time makes the same name each time: draw, with `torch.multinomial`."
     expect(len(set(few)) > 5, "30 names", "nearly all different", f"{len(set(few))} different: {few[0]}", why)
+    print("Exercise 13: drawing 10,000 names, which takes some seconds …")
     names = few + [sample(params, ids, context_size, generator) for _ in range(9_970)]
     network, of_id = as_mlp(params, context_size), {i: token for token, i in ids.items()}
     drawn = generate(
@@ -594,8 +696,8 @@ def chi_square(a: Sequence[object], b: Sequence[object]) -> float:
 
 @exercise("14")
 def _(better_params: Callable[..., Any], X: Tensor, Y: Tensor) -> str | None:
-    """A pre-activation is a sum of T·E products of variance 1; divide W1 by the square root of that number. Make W2
-    small and b2 0. Change values under `torch.no_grad()`, in place: `W1 *= …`."""
+    """A pre-activation is a sum of T·E products of variance 1, and of b1; divide W1 by the square root of that number,
+    and make b1 0. Make W2 small and b2 0. Change values under `torch.no_grad()`, in place: `W1 *= …`."""
     V, T, E, H = int(max(X.max(), Y.max())) + 1, X.shape[1], 10, 200
     params = run(better_params, V, T, E, H, torch.Generator().manual_seed(1))
     for name, p, shape in zip(
@@ -603,7 +705,11 @@ def _(better_params: Callable[..., Any], X: Tensor, Y: Tensor) -> str | None:
     ):
         tensor(p, name, shape)
         expect(
-            p.requires_grad and p.is_leaf, name, "a parameter that can be trained", "a result", "Change it in place."
+            p.requires_grad and p.is_leaf,
+            name,
+            "a leaf that requires a gradient",
+            "a new tensor",
+            "Change it in place.",
         )
     C, W1, b1, W2, b2 = (p.detach() for p in params)
     z = C[X].flatten(1) @ W1 + b1
@@ -611,7 +717,7 @@ def _(better_params: Callable[..., Any], X: Tensor, Y: Tensor) -> str | None:
     loss = F.cross_entropy(h @ W2 + b2, Y).item()
     expect(abs(loss - math.log(V)) < 0.05, f"the first loss; ln {V} = {math.log(V):.3f}", f"{math.log(V):.3f}", loss)
     beyond = (h.abs() > 0.97).float().mean().item()
-    expect(beyond < 0.1, "units beyond ±0.97", "less than 10 %", f"{beyond:.0%}", "W1 is still too large.")
+    expect(beyond < 0.3, "units beyond ±0.97", "less than 30 %", f"{beyond:.0%}", "W1, or b1, is still too large.")
     why = "If all units do the same, their gradients are the same as well, and they stay so."
     expect(
         float(z.std(1).mean()) > 0.3, "the spread of the units' pre-activations", "about 1", float(z.std(1).mean()), why
@@ -673,18 +779,20 @@ def _(tokenize: Callable[..., Any], nearest: Callable[..., Any]) -> None:
     """`re.findall` with a pattern for a word and one for any other visible character: `[\\w']+|[^\\w\\s]`. Cosines are
     products of rows of length 1: `F.normalize(table, dim=1)`."""
     text = "The cat's asleep, isn't it? Yes."
-    found = [token.lower() for token in run(tokenize, text)]
-    right = ["the", "cat's", "asleep", ",", "isn't", "it", "?", "yes", "."]
+    found = list(run(tokenize, text))
+    right = ["The", "cat's", "asleep", ",", "isn't", "it", "?", "Yes", "."]
     why = "Punctuation still sticks to words." if any(len(t) > 1 and t[-1] in ",?." for t in found) else ""
+    why = "An apostrophe inside a word is part of it." if "'" in found else why
     expect(found == right, f"the tokens of {text!r}", right, found, why)
     tokens = ["", "one", "two", "three", "four"]
-    table = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [9.0, 2.0], [1.0, 1.0], [-1.0, 1.0]])
+    table = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [9.0, 2.0], [1.0, 1.0], [20.0, 40.0]])
     found = list(run(nearest, table, tokens, "one", 2))
     why = ""
     if "one" in found:
         why = "A token is not its own neighbour."
     elif found == ["three", "two"]:
-        why = "These have the smallest distances; of cosines, lengths do not matter."
-    expect(
-        found == ["two", "three"], "the two nearest to (1, 0) of (9, 2), (1, 1), (-1, 1)", ["two", "three"], found, why
-    )
+        why = "These have the smallest distances; for cosines, lengths do not matter."
+    elif found[0] == "four":
+        why = "These have the largest products; divide by the lengths."
+    what = "the two nearest to one = (1, 0) of two = (9, 2), three = (1, 1), four = (20, 40)"
+    expect(found == ["two", "three"], what, ["two", "three"], found, why)

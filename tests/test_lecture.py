@@ -6,12 +6,14 @@ import ast
 import json
 import random
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lecture_checks
 import lecture_copy
 import numpy as np
 import pytest
@@ -79,7 +81,10 @@ def test_the_exercises_stop_at_the_first_check(tmp_path: Path) -> None:
     script = tmp_path / "mine" / "lecture_exercises.py"
     ended = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[0] == "Exercise 1 is not right yet: read_names returns nothing yet"
+    assert (
+        ended.stderr.splitlines()[0]
+        == "Exercise 1 is not right yet: read_names returns nothing yet (a missing `return`?)"
+    )
     assert "Traceback" not in ended.stderr
 
 
@@ -226,6 +231,15 @@ def softmax_of_columns(logits: Tensor, targets: Tensor) -> Tensor:
     return -logits.softmax(0)[torch.arange(len(targets)), targets].log().mean()
 
 
+def without_keepdim(logits: Tensor, targets: Tensor) -> Tensor:
+    counts = logits.exp()
+    return -(counts / counts.sum(1))[torch.arange(len(targets)), targets].log().mean()
+
+
+def no_overflow(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, targets)
+
+
 def step_without_zeroing(params: list[Tensor], X: Tensor, Y: Tensor, learning_rate: float) -> float:
     loss = F.cross_entropy(forward(params, X), Y)
     torch.autograd.backward(loss)
@@ -242,6 +256,17 @@ def draw_batch(num_windows: int, batch_size: int, generator: torch.Generator) ->
 
 def a_step_too_late(step: int, max_steps: int) -> float:
     return 0.1 if step <= max_steps // 2 else 0.01
+
+
+def half_and_half(i: int, max_steps: int) -> float:
+    return 0.1 if i < max_steps // 2 else 0.01
+
+
+def train_on_one_batch(
+    params: list[Tensor], X: Tensor, Y: Tensor, max_steps: int, generator: torch.Generator, update: Any
+) -> list[float]:
+    batch = draw_batch(len(X), 32, generator)
+    return [update(params, X[batch], Y[batch], half_and_half(i, max_steps)) for i in range(max_steps)]
 
 
 def by_argmax(params: list[Tensor], ids: dict[str, int], context_size: int, generator: torch.Generator) -> str:
@@ -265,11 +290,14 @@ def unzeroed_rows(params: list[Tensor], X: Tensor, Y: Tensor) -> list[Tensor]:
         (3, [windows_across_names], "A context reaches into the name before"),
         (3, [windows_without_an_end], "The boundary is missing as a target"),
         (4, [shuffled_after_the_cut], "Shuffle first, then cut"),
-        (6, [below_each_other], "below each other, as with dim=0"),
+        (6, [below_each_other], "below each other, as with dim=0; they belong into one row"),
         (6, [copied], "The numbers are right, but moved"),
         (7, [forward, softmax_of_columns], "The probabilities are those of columns"),
+        (7, [forward, without_keepdim], "`keepdim=True` is missing"),
+        (7, [forward, no_overflow], "This version does not overflow"),
         (8, [step_without_zeroing, None], "Gradients add up"),
         (9, [draw_batch, a_step_too_late, None], "The drop comes at the wrong step"),
+        (9, [draw_batch, half_and_half, train_on_one_batch], "Draw a new batch inside the loop"),
         (13, [by_argmax, [], {}, 3], "The most probable letter each time"),
         (15, [unzeroed_rows], "they add up: `index_add_`"),
     ],
@@ -277,6 +305,17 @@ def unzeroed_rows(params: list[Tensor], X: Tensor, Y: Tensor) -> list[Tensor]:
 def test_a_typical_mistake_is_told_by_its_own_message(key: int, work: list[Callable[..., Any]], told: str) -> None:
     with pytest.raises(CheckError, match=re.escape(told)):
         check(key, *work)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="without signals there is no limit")
+def test_a_loop_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sample(*_: object) -> str:
+        while True:
+            pass
+
+    monkeypatch.setattr(lecture_checks, "SECONDS", 1)
+    with pytest.raises(CheckError, match="sample has not ended after 1 seconds"):
+        check(13, sample, [], {}, 3)
 
 
 def test_an_error_in_the_reader_s_function_is_one_message() -> None:
