@@ -163,7 +163,10 @@ class MLP(nn.Module):
         return logits
 
     def loss(self, contexts: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss (), nats/token, of `targets` (B,) after `contexts` (B, T), both int64."""
+        """The mean loss (), nats/token, of `targets` after `contexts` (B, T), int64.
+
+        Targets are ids (B,), int64; or, of a small vocabulary, a teacher's probabilities (B, V).
+        """
         if not self.large_vocab or contexts.device.type != "cpu":  # faster with all logits at once
             return nn.functional.cross_entropy(self.forward(contexts), targets)
         return linear_cross_entropy(self._features(contexts), self.output.weight, self.output.bias, targets)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from tqdm import tqdm
 
 from mlp_lm.errors import DataError, SettingsError
 from mlp_lm.models.checkpoint import check_same_data
-from mlp_lm.models.language_model import CorpusFacts
+from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.settings import COUNT, Range, check_section
 from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, load_corpus
 from mlp_lm.text.vocab import counted
 from mlp_lm.text.windows import Batch, Chunk, Order, Windows, eval_batch_size
+from mlp_lm.training.teacher import load_teacher, teach
 
 
 class TextDataModule(LightningDataModule):
@@ -27,6 +31,8 @@ class TextDataModule(LightningDataModule):
         context_size: Annotated[int, Range(1, 1024)] = 8,
         batch_size: Annotated[int, COUNT] = 1024,
         steps_per_execution: Annotated[int, Range(1, 100_000)] = 25,
+        teacher: str | None = None,
+        teacher_items: Annotated[int, Range(0, 10**9)] = 100_000,
         **kwargs: Any,
     ) -> None:
         """Which text, how it is split, and how much of it a step sees.
@@ -35,6 +41,9 @@ class TextDataModule(LightningDataModule):
             context_size: T, previous tokens that the network sees.
             batch_size: B, windows in a step, over all processes together.
             steps_per_execution: K, steps in one call of training_step; changes speed, never results.
+            teacher: Of items: a model trained on the same data, such as a mixture, whose probabilities are the targets
+                of training.
+            teacher_items: How many items the teacher makes up to train on, besides those of train.
             kwargs: Those of `CorpusSettings`.
 
         Raises:
@@ -43,10 +52,11 @@ class TextDataModule(LightningDataModule):
         super().__init__()
         settings = CorpusSettings(**kwargs)
         sizes = {"context_size": context_size, "batch_size": batch_size, "steps_per_execution": steps_per_execution}
-        check_section("data", {**vars(settings), **sizes}, TextDataModule, CorpusSettings)
+        taught = {"teacher": teacher and str(Path(teacher).expanduser().absolute()), "teacher_items": teacher_items}
+        check_section("data", {**vars(settings), **sizes, **taught}, TextDataModule, CorpusSettings)
         self.source = settings.paths[0]  # for messages
         self.settings = settings.absolute()  # so that a checkpoint works from any folder
-        self.save_hyperparameters({**vars(self.settings), **sizes})
+        self.save_hyperparameters({**vars(self.settings), **sizes, **taught})
         self._windows: dict[str, Windows] = {}
         self.order_seed: int | None = None  # of the order of examples; from the checkpoint when a run is resumed
 
@@ -62,6 +72,12 @@ class TextDataModule(LightningDataModule):
                     "lower data.context_size, or use a longer text"
                 )
         return corpus
+
+    @cached_property
+    def teacher(self) -> LanguageModel | None:
+        """The model to learn from, if any; see `teacher.load_teacher` for the errors."""
+        path = self.hparams["teacher"]
+        return None if path is None else load_teacher(path, self.corpus)
 
     @property
     def vocab_size(self) -> int:
@@ -92,6 +108,12 @@ class TextDataModule(LightningDataModule):
         if self.order_seed is None:
             self.order_seed = torch.initial_seed() % 2**32  # such as --seed_everything takes
         windows = self.windows("train")
+        if self.teacher is not None:
+            num_items, context_size = self.hparams["teacher_items"], self.hparams["context_size"]
+            tqdm.write(
+                f"the teacher makes up {num_items:,} items, and predicts all tokens of these and of train", sys.stderr
+            )
+            windows = teach(self.teacher, self.corpus.train, context_size, num_items, self.order_seed)
         order = Order(len(windows), self.hparams["batch_size"], self.order_seed)
         return Chunks(windows, order, self.hparams["steps_per_execution"], self.trainer)
 

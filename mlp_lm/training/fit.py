@@ -102,8 +102,9 @@ class Fit(cli.CLI):
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        """Check that the processes can share a batch before they start."""
+        """Check that the processes can share a batch, and that there is a teacher if one is named."""
         self.datamodule.check_shares(self.trainer.world_size)
+        _ = self.datamodule.teacher
         super().after_instantiate_classes()
 
     def fit(self, **kwargs: Any) -> None:

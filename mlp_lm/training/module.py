@@ -85,7 +85,7 @@ class MLPModule(LightningModule):
             lr_drop_at: Where schedule step drops, as a share of the horizon.
             lr_end_factor: What is left of learning_rate after the drop or at the end of the cosine.
             handwritten_step: Take the step with gradients written by hand where it applies: one process, one layer, no
-                dropout, neither direct nor tied, sgd without momentum. Otherwise steps go through autograd.
+                dropout, neither direct nor tied, sgd without momentum, no teacher. Otherwise steps go through autograd.
 
         Raises:
             SettingsError: A setting is out of its range.
@@ -136,7 +136,9 @@ class MLPModule(LightningModule):
         extras = ("momentum", "dropout", "embedding_dropout", "direct", "tied")
         classic = s["optimizer"] == "sgd" and s["num_layers"] == 1 and not any(s[name] for name in extras)
         alone = self.trainer.world_size == 1 and self.trainer.precision in ("32-true", "64-true")
-        if s["handwritten_step"] and classic and alone and not torch.is_anomaly_enabled():
+        # A teacher's targets are probabilities. A plain Lightning Trainer may have no datamodule, or another one.
+        taught = getattr(getattr(self.trainer, "datamodule", None), "teacher", None) is not None
+        if s["handwritten_step"] and classic and alone and not taught and not torch.is_anomaly_enabled():
             self._fused = FusedSGD(self.network, s["weight_decay"], s["decay_all"])
             note = "SGD steps with gradients written by hand, no autograd; --model.handwritten_step false turns it off"
             tqdm.write(note, file=sys.stderr)  # above a bar
@@ -162,7 +164,7 @@ class MLPModule(LightningModule):
             self._log_training()
 
     def _step(self, optimizer: Optimizer, contexts: Tensor, targets: Tensor, rate: float, step: int) -> Tensor:
-        """One step through autograd: contexts (B, T), targets (B,). Returns the mean loss before it."""
+        """One step through autograd: contexts (B, T), targets (B,) or (B, V). Returns the mean loss before it."""
         set_learning_rate(optimizer, rate)
         if self.hparams["dropout"] or self.hparams["embedding_dropout"]:
             # A function of (seed, step, process), so that a resumed run drops the same units. The generator of this
