@@ -116,7 +116,8 @@ def call(function: Callable[..., None], command: str, args: list[str]) -> None:
 
     Parameters without a default are positional; those that are positional-only are too, with a default they may be
     left out, and as a Sequence[str] be several. A bool that is False by default is a switch without a value; a
-    Sequence[str] is a flag that may be repeated; the fields of a dataclass are flags of their own.
+    Sequence[str] is a flag that may be repeated; other types with a default of False are flags whose value may be left
+    out, which is True; the fields of a dataclass are flags of their own.
     """
     parameters = inspect.signature(function, eval_str=True).parameters
     groups: dict[str, Any] = {name: p.annotation for name, p in parameters.items() if is_dataclass(p.annotation)}
@@ -151,13 +152,17 @@ def _add_arguments(
     parameters = inspect.signature(owner, eval_str=True).parameters
     descriptions = _descriptions(docstring_parser.parse(inspect.getdoc(owner) or ""))
     switches = {n for n, p in parameters.items() if p.annotation is bool and p.default is False and n not in skip}
+    with_or_without = {n for n, p in parameters.items() if p.default is False and n not in {*skip, *switches}}
     repeated = {n for n, p in parameters.items() if p.annotation == Sequence[str] and n not in skip}
     for name in sorted(switches):
         parser.add_argument(f"--{name}", action="store_true", help=descriptions[name])
     for name in sorted(repeated):
         parser.add_argument(f"--{name}", action="append", default=[], help=descriptions[name])
+    for name in sorted(with_or_without):
+        kind = parameters[name].annotation
+        parser.add_argument(f"--{name}", nargs="?", const=True, default=False, type=kind, help=descriptions[name])
     add = parser.add_class_arguments if isinstance(owner, type) else parser.add_function_arguments
-    add(owner, as_positional=True, skip={*skip, *switches, *repeated})
+    add(owner, as_positional=True, skip={*skip, *switches, *with_or_without, *repeated})
 
 
 def _descriptions(doc: docstring_parser.Docstring) -> dict[str, str]:

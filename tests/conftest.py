@@ -6,7 +6,6 @@ import gc
 import json
 import os
 import random
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,16 +69,6 @@ def fit(corpus: Path | str, run_dir: Path, *flags: str, expected: int = 0) -> Pa
     args = ["fit", f"--data.path={corpus}", f"--run_dir={run_dir}", *SMALL, *short, "--trainer.logger=false", *flags]
     assert main(args) == expected
     return run_dir
-
-
-def parse_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `sweep` check its runs' settings here, and not in a process that imports Lightning again."""
-    from mlp_lm.training.sweep import points
-
-    def answer(args: list[str], input: str, **_: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(args, 0, json.dumps(points.answer(json.loads(input)), default=str), "")
-
-    monkeypatch.setattr(subprocess, "run", answer)
 
 
 def before_step(step: int, do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,12 +67,13 @@ def test_datamodule_and_module_do_not_know_each_other() -> None:
     ("code", "absent"),
     [
         ("import mlp_lm", "torch lightning numpy jsonargparse"),
-        ("import mlp_lm.cli; mlp_lm.cli.main(['--help'])", "torch lightning numpy jsonargparse"),
+        ("import mlp_lm.cli; mlp_lm.cli.main(['--help'])", "torch lightning numpy jsonargparse optuna"),
         ("import mlp_lm.cli; mlp_lm.cli.main(['--version'])", "torch lightning numpy jsonargparse"),
         ("import mlp_lm.cli; mlp_lm.cli.main(['inspect', 'names', '--item=emma'])", "torch lightning matplotlib"),
         ("import mlp_lm.training.runs", "torch lightning tensorboard"),
         ("import mlp_lm.commands.plot", "lightning torchmetrics matplotlib tensorboard"),
-        ("import mlp_lm.commands.sweep", "lightning matplotlib"),
+        ("import mlp_lm.commands.sweep", "torch lightning matplotlib optuna"),
+        ("import mlp_lm.training.fit", "optuna matplotlib"),
         ("import mlp_lm.commands.sample, mlp_lm.commands.score; mlp_lm.load", "lightning torchmetrics matplotlib"),
     ],
 )

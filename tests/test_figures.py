@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -133,6 +134,27 @@ def test_a_sweep_does_not_magnify_small_differences_and_speaks_of_means_where_th
     (axes,) = curves.draw_varied("data.context_size", {"": [(3, losses[0]), (8, losses[1])]}).axes
     assert axes.get_title() == title
     assert axes.get_ylim() == pytest.approx(axis)
+
+
+@pytest.mark.parametrize(
+    ("values", "axis", "scale", "ticks"),
+    [
+        ([2, 3, 4, 5], "choices", "linear", ["2", "3", "4", "5"]),
+        ([0.001, 0.01, 0.1], "choices", "log", ["0.001", "0.01", "0.1"]),
+        ([0.0, 1e-4, 1e-2], "choices", "symlog", ["0", "0.0001", "0.01"]),
+        (["sgd", "adamw"], "choices", "linear", ["sgd", "adamw"]),
+        (["null", 100, 1000], "choices", "linear", ["null", "100", "1000"]),
+        ([64, 100], "log", "log", None),
+        ([0.001, 0.9], "linear", "linear", None),
+    ],
+)
+def test_the_axis_of_choices_follows_from_their_values_and_dots_of_a_range_are_not_joined(
+    values: list[float | str], axis: Literal["choices", "linear", "log"], scale: str, ticks: list[str] | None
+) -> None:
+    (axes,) = curves.draw_varied("key", {"": [(value, [2.0, 2.5]) for value in values]}, axis).axes
+    assert axes.get_xscale() == scale
+    assert next(line.get_linestyle() for line in axes.get_lines()) == ("-" if axis == "choices" else "None")
+    assert ticks is None or [label.get_text() for label in axes.get_xticklabels()] == ticks
 
 
 def test_a_next_token_map_says_what_it_shows_and_what_is_unknown() -> None:

@@ -49,7 +49,7 @@ def printed(args: list[str], capsys: Capture) -> str:
         ("test", ["--ckpt_path", "Checkpoint or run folder"]),
         ("sample", ["--prompt", "p (nucleus sampling", "above 0 and at most 1", "file Checkpoint, count model"]),
         ("score", ["--output", "--skip_unknown", "file Checkpoint", "text Text file, the name"]),
-        ("sweep", ["--vary", "(repeatable)", "Runs of each point", "between 1 and 1,000"]),
+        ("sweep", ["--vary", "(repeatable)", "Runs of each point", "between 1 and 1,000", "[--prune [PRUNE]]"]),
     ],
 )
 def test_the_help_of_a_command_describes_its_flags_and_their_ranges(

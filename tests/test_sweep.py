@@ -1,209 +1,402 @@
-"""`sweep` from the command line; in most tests a stand-in takes the place of `fit`, but never that of its parser."""
+"""`sweep` from the command line, on a small corpus."""
 
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+import torch
 import yaml
 from filelock import FileLock
 
 from mlp_lm.cli import main
-from mlp_lm.commands import sweep as command
-from mlp_lm.training.sweep import processes
-from tests.conftest import SMALL, Capture, error_of, fit, parse_in_this_process
+from mlp_lm.training.results import best_text, importances, table_text
+from mlp_lm.training.study import Plan, open_study, parse_vary
+from tests.conftest import LOGGED, SMALL, Capture, assert_same_run, error_of, fit, report, scalars, stop_at
 
-# Notes its arguments, and leaves what fit leaves, a report of the same form too. The loss is context_size + seed / 10.
-STAND_IN = """
-import json, os, pathlib, sys, time
-flags = dict(arg[2:].split("=", 1) for arg in sys.argv[1:] if "=" in arg)
-folder = pathlib.Path(flags["run_dir"]) if "run_dir" in flags else pathlib.Path(flags["ckpt_path"]).parent.parent
-with open("calls.txt", "a") as calls:
-    calls.write(json.dumps({"args": sys.argv[1:], "threads": os.environ.get("OMP_NUM_THREADS")}) + "\\n")
-(folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-size, seed = int(flags["data.context_size"]), int(flags["seed_everything"])
-if size == 13:
-    sys.exit("a warning\\nmlp_lm fit: error: train loss is nan at step 5; try less")
-if size == 99:
-    os.kill(os.getppid(), 2)
-    time.sleep(60)
-report = json.loads(pathlib.Path("report.json").read_text()) | {"weights": 1000 * size, "seconds": 1.5}
-report["losses"]["dev"]["nats_per_token"] = size + seed / 10
-report["samples"][:2] = [report["samples"][0] | {"text": "emma", "seen_in": s} for s in ("train", "new")]
-(folder / "report.json").write_text(json.dumps(report))
-"""
-SWEEP = ["sweep", "--config", "c.yaml", "--sweep_dir", "s", "--vary"]
+SWEEP = ["sweep", "--config=c.yaml", "--sweep_dir=s"]
+RESUME = ["sweep", "--sweep_dir=s"]
+LONG = {
+    "data": {"batch_size": 64},
+    "trainer": {"max_steps": 12, "val_check_interval": 5, "log_every_n_steps": 1, "logger": False},
+}
 
 
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus_file: Path, run_dir: Path) -> None:
-    """A working folder with a config, where `fit` is the stand-in and its parser answers without a new process."""
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus_file: Path) -> None:
+    """A working folder with the config of short runs, those of `conftest.fit`."""
     monkeypatch.chdir(tmp_path)
-    Path("fit.py").write_text(STAND_IN)
-    shutil.copy(run_dir / "report.json", "report.json")
-    Path("c.yaml").write_text(yaml.safe_dump({"seed_everything": 5, "data": {"path": str(corpus_file)}}))
-    monkeypatch.setattr(command, "FIT", [sys.executable, "-S", "fit.py"])
-    monkeypatch.setattr(processes, "POLL", 0.01)
-    parse_in_this_process(monkeypatch)
+    config: dict[str, dict[str, object]] = {"data": {"path": str(corpus_file)}, "model": {}, "trainer": {}}
+    for flag in SMALL:
+        name, _, value = flag[2:].partition("=")
+        section, _, setting = name.partition(".")
+        config[section][setting] = yaml.safe_load(value)
+    Path("c.yaml").write_text(yaml.safe_dump({key: {**config[key], **LONG.get(key, {})} for key in config}))
 
 
-def calls() -> list[dict[str, Any]]:
-    """What the stand-in was called with since the last look."""
-    path = Path("calls.txt")
-    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    path.unlink(missing_ok=True)
-    return found
-
-
-def started(*args: str, expected: int = 0) -> list[str]:
-    """The folders or checkpoints of the runs that a sweep starts."""
-    calls()
-    assert main([*SWEEP, *args]) == expected
-    return [call["args"][-1].partition("=")[2] for call in calls()]
-
-
-def rows_of(folder: str) -> list[dict[str, str]]:
+def rows(folder: str = "s") -> list[dict[str, str]]:
     with open(Path(folder) / "sweep.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return [{**row, "seconds": ""} for row in csv.DictReader(file)]
 
 
-@pytest.mark.usefixtures("workplace")
-def test_a_sweep_leaves_a_folder_a_run_a_csv_a_table_and_a_picture(capsys: Capture) -> None:
-    args = ["--vary=data.context_size=3,2", "--vary", "trainer.max_steps=4", "--seeds=2", "--jobs=2"]
-    assert main(["sweep", "--config", "c.yaml", *args]) == 0
-    folder = Path("runs/c/sweep_0")
-    names = [f"context_size={size},seed={seed}" for size in (2, 3) for seed in (5, 6)]
-    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == names
-    assert {"config.yaml", "data.context_size.png", "sweep.csv"} <= {p.name for p in folder.iterdir()}
-    rows = rows_of(str(folder))
-    assert [row["folder"] for row in rows] == names
-    assert [row["dev_loss"] for row in rows] == ["2.500000", "2.600000", "3.500000", "3.600000"]
-    assert (rows[0]["mean_dev_loss"], rows[0]["std_dev_loss"], rows[0]["weights"]) == ("2.550000", "0.070711", "2000")
-    out, err = capsys.readouterr()
-    assert re.search(r"^2 +2\.5500 ± 0\.0707  2,000 +1\.5 +2 +emma\*, emma, ", out, re.MULTILINE)
-    assert sorted(re.sub("^./4 ", "", line) for line in err.splitlines()) == [
-        f"{name}: dev loss {loss:.4f}" for name, loss in zip(names, (2.5, 2.6, 3.5, 3.6), strict=True)
-    ]
+def begin_sweep(*args: str) -> optuna.Study:
+    """The study of a sweep in the folder `s`, whose workers are all stopped before the first step."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(0, signal.SIGINT, patch)
+        assert main([*SWEEP, *args]) == 130
+    study = open_study(Path("s"), None)
+    assert study is not None
+    return study
 
 
-@pytest.mark.parametrize(("jobs", "threads"), [(2, "4"), (1, None)])
-@pytest.mark.usefixtures("workplace")
-def test_a_run_is_an_ordinary_fit_that_leaves_test_unread_and_has_its_share_of_the_cores(
-    jobs: int, threads: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)), raising=False)
-    assert main([*SWEEP, "data.context_size=3", "--seeds=2", f"--jobs={jobs}"]) == 0
-    flags = ["--config", "s/config.yaml", "--data.context_size=3"]
-    for i, call in zip((5, 6), sorted(calls(), key=lambda call: str(call["args"])), strict=True):
-        assert call["args"] == [*flags, f"--seed_everything={i}", "--report_test=false", f"--run_dir=s/seed={i}"]
-        assert call["threads"] == threads
-    assert Path("s/config.yaml").read_text() == Path("c.yaml").read_text()
+def last_error(capsys: Capture) -> str:
+    return capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.usefixtures("workplace")
-def test_finished_runs_are_recognised_by_their_settings_and_not_run_again(corpus_file: Path, capsys: Capture) -> None:
-    assert started("data.context_size=2,3") == ["s/context_size=2,seed=5", "s/context_size=3,seed=5"]
-    assert started("data.context_size=2,3,4") == ["s/context_size=4,seed=5"]
-    assert "2 of 3 runs have finished before" in capsys.readouterr().err
-    assert started("data.context_size=2,3", "--vary=model.learning_rate=0.006") == []  # the default
-    assert [row["dev_loss"] for row in rows_of("s")] == ["2.500000", "3.500000"]
-    assert started("data.context_size=2,4", "--vary=model.hidden_dim=8") == [
-        "s/context_size=2,seed=5,2",
-        "s/context_size=4,seed=5,2",
-    ]
-    Path("mine.txt").write_text(corpus_file.read_text() + "abba\n")
-    assert started("data.context_size=2", "--vary=data.path=mine.txt") == ["s/seed=5"]
+# -- what varies -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("workplace")
-def test_a_half_finished_run_is_resumed_if_its_checkpoint_loads_and_else_started_again(best: Path) -> None:
-    sizes = "data.context_size=2,3,4"
-    folders = started(sizes)
-    for folder in folders:
-        Path(folder, "report.json").unlink()
-        Path(folder, "events").touch()
-    last = Path(folders[0], "checkpoints", "last.ckpt")
-    shutil.copy(best, last)
-    Path(folders[1], "checkpoints", "last.ckpt").write_bytes(best.read_bytes()[:-100])
-    assert started(sizes) == [str(last), *folders[1:]]
-    kept = ["context_size=2,seed=5", "context_size=3,seed=5,aside_1"]  # nothing with a checkpoint is deleted
-    assert sorted(path.parent.name for path in Path("s").glob("*/events")) == kept
+def test_choices_stay_as_written_and_ranges_are_numbers() -> None:
+    assert parse_vary(
+        [
+            "data.context-size=2,03",
+            'data.path="a,b.txt",../c.txt',
+            "model.learning_rate=1e-3..3e-2:log",
+            "model.hidden_dim=64..1024:int:log",
+            "model.dropout=0..0.5:0.25",
+            "data.batch_size=32..96:int:32",
+        ]
+    ) == {
+        "data.context_size": {"choices": ["2", "03"]},
+        "data.path": {"choices": ["a,b.txt", "../c.txt"]},
+        "model.learning_rate": {"low": 0.001, "high": 0.03, "log": True, "step": None},
+        "model.hidden_dim": {"low": 64, "high": 1024, "log": True, "step": 1},
+        "model.dropout": {"low": 0.0, "high": 0.5, "log": False, "step": 0.25},
+        "data.batch_size": {"low": 32, "high": 96, "log": False, "step": 32},
+    }
 
 
-@pytest.mark.usefixtures("workplace")
-def test_a_failed_run_ends_nothing_but_itself_and_can_be_tried_again(capsys: Capture) -> None:
-    assert main([*SWEEP, "data.context_size=13,3"]) == 2
-    out, err = capsys.readouterr()
-    assert "failed: context_size=13,seed=5: train loss is nan at step 5; try less" in out.splitlines()
-    assert "1/2 context_size=13,seed=5: train loss is nan at step 5; try less" in err
-    assert [row["status"] for row in rows_of("s")] == ["finished", "failed"]
-    *_, last = err.splitlines()
-    assert last.startswith("mlp_lm sweep: error: 1 of 2 runs failed, see the table; to try them again: ")
-    assert started("data.context_size=13,3", expected=2) == ["s/context_size=13,seed=5"]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.usefixtures("workplace")
-def test_a_signal_ends_the_runs_and_keeps_what_is_finished(capsys: Capture) -> None:
-    with pytest.raises(SystemExit) as end:
-        main([*SWEEP, "data.context_size=2,99,3"])
-    assert end.value.code == 128 + signal.SIGINT
-    assert [row["status"] for row in rows_of("s")] == ["finished", "not finished", "not finished"]
-    again = "sweep --config c.yaml --vary=data.context_size=2,99,3 --seeds=1 --jobs=1 --sweep_dir=s"
-    assert capsys.readouterr().err.splitlines()[-1] == f"stopped; to resume: python -m mlp_lm {again}"
+def test_a_grid_has_every_combination_and_other_sweeps_are_checked_at_the_ends_of_their_ranges() -> None:
+    both = ["data.context_size=2,3", "model.hidden_dim=8..16:int"]
+    grid = Plan([both[0], "model.dropout=0,1"]).completed()
+    assert [f"{p['data.context_size']}{p['model.dropout']}" for p in grid.points()] == ["20", "21", "30", "31"]
+    assert grid.points(to_check=True) == grid.points()
+    tpe = Plan(both, trials=2).completed()
+    assert (tpe.sampler, tpe.points()) == ("tpe", [{}, {}])
+    assert [[*point.values()] for point in tpe.points(to_check=True)] == [["2", 8], ["3", 8], ["2", 16]]
 
 
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        ("--vary=model.hiden_dim=1,2", ["vary: unknown setting 'model.hiden_dim'; did you mean model.hidden_dim?"]),
-        ("--vary=model.context_size=2,3", ["unknown setting 'model.context_size'; did you mean data.context_size?"]),
+        ("--vary=model.hiden_dim=1,2", ["--model.hiden_dim=1; did you mean --model.hidden_dim?"]),
+        ("--vary=data.context_size=", ["vary: found 'data.context_size=', expected KEY=V1,V2,... or KEY=LOW..HIGH"]),
+        ("--vary=run_dir=a,b --vary=data.path=[a]", ["'run_dir' is no setting of a config", "'data.path=[a]'"]),
+        ("--vary=data.context_size=2 --vary=data.context_size=3", ["(a setting twice)"]),
+        ("--vary=model.dropout=0.5..0.1 --trials=2", ["vary: found 'model.dropout=0.5..0.1'"]),
+        ("--vary=model.dropout=0..1:0.3 --trials=2", ["vary: found 'model.dropout=0..1:0.3'"]),
+        ("--vary=seed_everything=1,2", ["the first seed is enough, --seeds is how many"]),
         (
             "--vary=data.context_size=2,0,x --vary=model.dropout=2",
             ["data.context_size must be", "data.context_size: found 'x', expected int", "model.dropout must be"],
         ),
-        ("--vary=model.dropout=0,0.0", ["--model.dropout=0 and --model.dropout=0.0 are the same settings"]),
+        (
+            "--vary=model.dropout=0.5..1.5 --vary=model.hidden_dim=-1..9:int --vary=data.batch_size=8,0 --trials=9",
+            ["model.dropout must be", "(got 1.5)", "model.hidden_dim must be", "(got -1)", "data.batch_size must be"],
+        ),
+        ("--vary=model.dropout=0,0.0", ["--model.dropout=0 is the same as --model.dropout=0.0"]),
         ("--vary=data.path=nowhere.txt,neither.txt", ["nowhere.txt: no such file", "neither.txt: no such file"]),
         ("--vary=seed_everything=4294967295 --seeds=2", ["seed_everything must be", "(got 4294967296)"]),
+        ("--vary=trainer.devices=2", ["trainer.devices: a run of a sweep takes one process"]),
         ("", ["vary: missing, so that nothing varies"]),
-        ("--vary=data.context_size=2 --sweep_dir=other", ["sweep_dir: other is not empty and holds no sweep"]),
-        ("--vary=data.context_size=2 --sweep_dir=damaged", ["damaged/sweep.json: damaged"]),
-        ("--vary=data.context_size=2 --sweep_dir=locked", ["another sweep is at work in locked"]),
-        ("--vary=data.context_size=2 --config=wrong.yaml", ["model.hiden", "wrong.yaml"]),
+        ("--vary=model.dropout=0..0.5", ["trials: missing, expected --trials N"]),
+        ("--vary=model.dropout=0..0.5 --sampler=grid", ["sampler: a grid needs choices"]),
+        ("--vary=model.dropout=0,0.1 --sampler=grid --trials=1", ["trials: a grid runs all its points"]),
+        ("--vary=model.dropout=0,0.1 --seeds=1000 --vary=data.context_size=1,2,3,4,5,6", ["found 12,000 runs"]),
+        ("--vary=model.dropout=0,0.1 --sweep_dir=other", ["sweep_dir: other is not empty and holds no sweep"]),
+        ("--vary=model.dropout=0,0.1 --storage=sqlite:///a.db", ["sweep_dir"]),
+        ("--vary=model.dropout=0,0.1 --storage=nonsense --sweep_dir=s", ["storage: the database cannot be used"]),
+        ("--vary=model.dropout=0,0.1 --config=wrong.yaml", ["model.hiden", "wrong.yaml"]),
     ],
 )
-@pytest.mark.usefixtures("workplace")
 def test_bad_input_is_one_line_before_the_first_run(args: str, expected: list[str], capsys: Capture) -> None:
-    for name in ("other", "damaged", "locked"):
-        Path(name).mkdir()
+    Path("other").mkdir()
     Path("other/thesis.txt").touch()
-    Path("damaged/sweep.json").write_text('{"../elsewhere": {}}')
     Path("wrong.yaml").write_text("model:\n  hiden: 3")
-    with FileLock("locked/.lock"):
-        before = sorted(Path().rglob("*"))
-        error = error_of(["sweep", "--config=c.yaml", *args.split()], capsys)
-        assert sorted(Path().rglob("*")) == before
+    before = sorted(Path().rglob("*"))
+    error = error_of(["sweep", "--config=c.yaml", *args.split()], capsys)
+    assert sorted(Path().rglob("*")) == before
     for text in expected:
         assert text in error
 
 
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_leaves_runs_a_csv_a_table_and_a_picture(capsys: Capture) -> None:
+    args = ["--vary=data.context_size=3,2", "--vary", "trainer.max_steps=4", "--seeds=2"]
+    assert main(["sweep", "--config=c.yaml", *args]) == 0
+    folder = Path("runs/c/sweep_0")
+    runs = [folder / f"trial_{point}/seed_{seed}" for point in (0, 1) for seed in (42, 43)]
+    reports = [report(run) for run in runs]
+    assert [[*content["losses"]] for content in reports] == [["dev"]] * 4  # test stays unread
+    assert [content["settings"]["data"]["context_size"] for content in reports] == [3, 3, 2, 2]
+    assert [yaml.safe_load((run / "config.yaml").read_text())["seed_everything"] for run in runs] == [42, 43] * 2
+    assert {"config.yaml", "data.context_size.png", "sweep.csv"} <= {path.name for path in folder.iterdir()}
+    losses = [content["losses"]["dev"]["nats_per_token"] for content in reports]
+    found = sorted(rows(str(folder)), key=lambda row: row["folder"])
+    assert [float(row["dev_loss"]) for row in found] == pytest.approx(
+        [(losses[0] + losses[1]) / 2, (losses[2] + losses[3]) / 2], abs=1e-6
+    )
+    assert [len(row["dev_losses"].split()) for row in found] == [2, 2]
+    assert found[0]["samples"].count(", ") == 9
+    out, err = capsys.readouterr()
+    assert re.match(r"context_size +dev_loss +std_dev_loss +dev_losses +best_step +weights +seconds +status", out)
+    assert [re.sub(r"\d\.\d+", "L", line) for line in err.splitlines()] == [
+        "1/2 trial_0: dev loss L",
+        "2/2 trial_1: dev loss L",
+    ]
+
+
+def test_runs_of_one_process_have_the_bits_of_fit(corpus_file: Path) -> None:
+    # The first has small steps, for which fit takes one thread; the second must not.
+    flags = ["--data.batch_size=512", "--trainer.max_steps=3", "--trainer.log_every_n_steps=1"]
+    sizes, before = ("8", "256"), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for size in sizes[::-1]:
+            fit(corpus_file, Path(size), LOGGED, f"--model.hidden_dim={size}", *flags)
+        more = ["--vary=trainer.logger=true", *(f"--vary={flag[2:]}" for flag in flags)]
+        assert main([*SWEEP, f"--vary=model.hidden_dim={','.join(sizes)}", *more]) == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    for number, size in enumerate(sizes):
+        assert_same_run(Path(size), Path(f"s/trial_{number}/seed_42"))
+
+
+def test_what_a_sampler_chooses_does_not_depend_on_who_works_and_is_run_once() -> None:
+    vary = ["--vary=model.learning_rate=1e-3..1e-1:log", "--trials=2"]
+    for folder in ("a", "b"):
+        assert main(["sweep", "--config=c.yaml", *vary, f"--sweep_dir={folder}"]) == 0
+    assert rows("a") == rows("b")
+    assert len({row["model.learning_rate"] for row in rows("a")}) == 2
+    assert main([*SWEEP, "--vary=model.hidden_dim=4,8", "--sampler=random", "--trials=4"]) == 0
+    assert len([*Path("s").glob("*/seed_42")]) == len(rows()) == 2
+
+
+def test_a_pruned_point_says_so_keeps_its_curve_and_leaves_out_its_other_seeds(capsys: Capture) -> None:
+    vary = "--vary=model.learning_rate=1e-9,0.1,0.2,0.3,0.4,0.5"  # the median needs five others
+    begun = begin_sweep(vary, "--seeds=2", "--prune", "--vary=trainer.logger=true")
+    for number in range(1, 6):
+        run = {"dev_loss": 2.0, "pruned": False, "best_step": 5, "weights": 9, "seconds": 1.0, "samples": []}
+        trial = begun.ask()
+        trial.report(2.0, 1)
+        trial.set_user_attr("runs", [{**run, "folder": f"trial_{number}"}] * 2)
+        begun.tell(trial, 2.0)
+    assert main(RESUME) == 0
+    assert [row["status"] for row in rows()] == ["finished"] * 5 + ["pruned"]
+    assert [path.name for path in Path("s/trial_0").iterdir() if path.is_dir()] == ["seed_42"]
+    assert [step for step, _ in scalars(Path("s/trial_0/seed_42"))["dev/loss"]] == [5]
+    assert "6/6 trial_0: pruned" in capsys.readouterr().err
+
+
+def test_a_failed_point_ends_nothing_but_itself_and_can_be_tried_again(capsys: Capture) -> None:
+    vary = ["--vary=model.optimizer=sgd", "--vary=model.learning_rate=1e30,0.1"]
+    for command in ([*SWEEP, *vary], RESUME):
+        assert main(command) == 2
+        out, err = capsys.readouterr()
+        assert [row["status"] for row in rows()] == ["finished", "failed"]
+        assert "train loss is nan at step" in rows()[1]["problem"] or "loss is" in rows()[1]["problem"]
+        assert re.search(r"^trial_0 failed: \w+ loss is ", out, re.MULTILINE)
+        assert re.search(r"^./2 trial_0: \w+ loss is ", err, re.MULTILINE)
+        assert err.splitlines()[-1] == (
+            "mlp_lm sweep: error: 1 of 2 points and 0 of 1 workers failed; "
+            "to resume: python -m mlp_lm sweep --sweep_dir=s --jobs=1"
+        )
+    assert "trial_1:" not in err  # finished points stay
+
+
+# -- going on ----------------------------------------------------------------------------------------------------------
+
+TWO = ["--vary=model.hidden_dim=8,16"]
+
+
+@pytest.fixture
+def undisturbed() -> list[dict[str, str]]:
+    """The rows of a sweep that nobody has stopped."""
+    assert main(["sweep", "--config=c.yaml", *TWO, "--sweep_dir=undisturbed"]) == 0
+    return rows("undisturbed")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_signal_saves_the_run_and_the_same_sweep_goes_on(
+    undisturbed: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(7, signal.SIGINT, patch)
+        assert main([*SWEEP, *TWO]) == 130
+    assert [row["status"] for row in rows()] == ["waiting", "waiting"]  # and the table so far is there
+    assert last_error(capsys) == "mlp_lm sweep: stopped; to resume: python -m mlp_lm sweep --sweep_dir=s --jobs=1"
+    assert not Path("s/trial_0/seed_42/report.json").exists()
+    Path("c.yaml").unlink()
+    assert main(RESUME) == 0
+    assert rows() == undisturbed
+    assert report(Path("s/trial_0/seed_42"))["first_step"] == 8
+    events = [path.stat().st_mtime_ns for path in Path("s").glob("*/*/report.json")]
+    assert main(RESUME) == 0
+    assert [path.stat().st_mtime_ns for path in Path("s").glob("*/*/report.json")] == events  # nothing is run again
+
+
+def test_the_point_of_a_dead_worker_is_taken_up_and_that_of_a_living_one_left_alone(
+    undisturbed: list[dict[str, str]], capsys: Capture
+) -> None:
+    begun = begin_sweep(*TWO)
+    begun.ask()  # as a worker does that is killed now
+    Path("s/trial_1").mkdir()
+    with FileLock("s/trial_1/.lock"):
+        assert main(RESUME) == 0
+    assert [row["status"] for row in rows()] == ["finished", "running"]
+    assert last_error(capsys).startswith("1 of 2 points are still at work elsewhere; if killed there, to resume: ")
+    assert main(RESUME) == 0
+    assert rows() == undisturbed
+    states = [trial.state.name for trial in begun.get_trials()]
+    assert sorted(states) == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
+
+
+def test_a_sweep_goes_on_with_the_settings_that_it_began_with(corpus_file: Path, capsys: Capture) -> None:
+    assert main([*SWEEP, "--vary=model.hidden_dim=8,16", "--vary=data.path=mine.txt"]) == 2
+    Path("mine.txt").write_bytes(corpus_file.read_bytes())
+    command = [*SWEEP, "--vary=model.hidden_dim=8,16", "--vary=data.path=mine.txt"]
+    assert main(command) == main(command) == 0
+    capsys.readouterr()
+    assert "seeds: 2: not as when the sweep began" in error_of([*command, "--seeds=2"], capsys)
+    Path("c.yaml").write_text(Path("c.yaml").read_text().replace("lr_warmup_steps: 2", "lr_warmup_steps: 1"))
+    assert "config: lr_warmup_steps: 1: not as when" in error_of(command, capsys)
+    Path("mine.txt").write_text(corpus_file.read_text() + "abba\n")
+    assert "data: another text: not as when" in error_of(RESUME, capsys)
+
+
+# -- what came out -----------------------------------------------------------------------------------------------------
+
+RATE, SIZE = "model.learning_rate", "model.hidden_dim"
+
+
+def row(rate: float, losses: list[float], std: float | None = None, status: str = "finished") -> dict[str, Any]:
+    figures = {"dev_loss": sum(losses) / len(losses) if losses else None, "std_dev_loss": std, "dev_losses": losses}
+    rest = {"best_step": [5], "weights": 99, "seconds": 1.5, "status": status, "folder": "trial_7", "problem": None}
+    return {RATE: rate, SIZE: "8", **figures, **rest}
+
+
+def test_the_table_has_a_column_for_the_losses_of_seeds_where_there_are_some() -> None:
+    rows = [row(0.00123456, [2.0, 2.5], 0.353553), row(1e-5, [], status="waiting")]
+    assert table_text(rows, {RATE: "learning_rate"}).splitlines() == [
+        "learning_rate  dev_loss  std_dev_loss  dev_losses  best_step  weights  seconds  status    folder",
+        "0.0012346      2.25      0.35355       2 2.5       5          99       1.5      finished  trial_7",
+        "1e-05                                              5          99       1.5      waiting   trial_7",
+    ]
+    assert "dev_losses" not in table_text([row(0.1, [2.0])], {RATE: "learning_rate"})
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        (row(1.0, [2.1, 2.1], 0.02), "the second is 0.1000 nats/token behind: more than twice the standard error"),
+        (row(1.0, [2.1, 2.1], 0.2), "the second is 0.1000 nats/token behind: not more than twice the standard error"),
+    ],
+)
+def test_the_best_settings_are_lines_of_a_config_and_the_ranking_says_how_sure_it_is(
+    second: dict[str, Any], expected: str
+) -> None:
+    text = best_text([row(1e-5, [2.0, 2.0], 0.02), second], {RATE: "learning_rate", SIZE: "hidden_dim"})
+    config, _, ranking = text.removeprefix("best settings, of trial_7:\n").partition("\nthe second")
+    assert yaml.safe_load(config) == {"model": {"learning_rate": 1e-5, "hidden_dim": 8}}
+    assert f"the second{ranking}".startswith(expected)
+    assert best_text([row(1.0, [], status="failed")], {RATE: "learning_rate"}) == ""
+
+
+def test_importances_are_shown_from_twenty_points_on() -> None:
+    study = optuna.create_study()
+    study.optimize(lambda trial: trial.suggest_float(RATE, 0, 1) + 0 * trial.suggest_float(SIZE, 0, 1), n_trials=19)
+    names = {RATE: "learning_rate", SIZE: "hidden_dim"}
+    assert importances(study, names) == ""
+    study.optimize(lambda trial: trial.suggest_float(RATE, 0, 1) + 0 * trial.suggest_float(SIZE, 0, 1), n_trials=11)
+    assert re.fullmatch(
+        r"importances \(PED-ANOVA\): learning_rate 0\.\d\d, hidden_dim 0\.\d\d", importances(study, names)
+    )
+
+
+# -- many workers ------------------------------------------------------------------------------------------------------
+
+
+MANY = ["--vary=trainer.max_steps=400", "--vary=trainer.val_check_interval=100"]
+
+
+def start(*args: str) -> subprocess.Popen[bytes]:
+    """A sweep in a process of its own, with one of its own group for each job."""
+    return subprocess.Popen([sys.executable, "-m", "mlp_lm", *args], start_new_session=True)
+
+
 @pytest.mark.slow
-def test_a_real_sweep(corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    flags = [*SMALL, f"--data.path={corpus_file}", "--trainer.max_steps=4"]
-    assert main(["sweep", *(f"--vary={flag.removeprefix('--')}" for flag in flags)]) == 0
-    losses = {row["data.context_size"]: row["dev_loss"] for row in rows_of("runs/items/sweep_0")}
-    alone = fit(corpus_file, tmp_path / "alone", "--trainer.max_steps=4", "--data.batch_size=1024")
-    loss = json.loads((alone / "report.json").read_text())["losses"]["dev"]["nats_per_token"]
-    assert losses["3"] == f"{loss:.6f}"
-    (report,) = Path("runs/items/sweep_0").glob("*/report.json")
-    assert [*json.loads(report.read_text())["losses"]] == ["dev"]
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_workers_that_are_killed_leave_nothing_undone_and_nothing_done_twice() -> None:
+    command = ["sweep", "--vary=model.hidden_dim=8,12,16,20", "--seeds=2", *MANY]
+    assert main([*command, "--config=c.yaml", "--sweep_dir=undisturbed"]) == 0
+    process = start(*command, "--config=c.yaml", "--sweep_dir=s", "--jobs=2")
+    deadline = time.monotonic() + 60
+    while not [*Path("s").glob("*/*/checkpoints/last.ckpt")] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    begun = [*Path("s").glob("*/*/checkpoints/last.ckpt")]
+    assert main(RESUME) == 0
+    assert begun and rows() == rows("undisturbed")
+
+
+@pytest.fixture
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL server that is started here."""
+    pytest.importorskip("psycopg", reason="no driver for PostgreSQL")
+    if not (shutil.which("initdb") and shutil.which("postgres")):
+        pytest.skip("no PostgreSQL server is installed")
+    folder = tmp_path_factory.mktemp("postgres")
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:  # as whom it does not run
+        user = {"user": "nobody"}
+        for path in (folder, *folder.parents[:3]):
+            shutil.chown(path, "nobody") if path == folder else path.chmod(0o755)
+    data, address = str(folder / "data"), ["-c", f"unix_socket_directories={folder}", "-c", "listen_addresses="]
+    subprocess.run(["initdb", "-D", data, "-U", "me", "-A", "trust"], check=True, stdout=subprocess.DEVNULL, **user)
+    server = subprocess.Popen(["postgres", "-D", data, *address], stderr=subprocess.DEVNULL, cwd="/", **user)
+    try:
+        while not [*folder.glob(".s.PGSQL.*")]:
+            assert server.poll() is None
+            time.sleep(0.05)
+        yield f"postgresql+psycopg://me@/postgres?host={folder}"
+    finally:
+        server.send_signal(signal.SIGINT)  # whose clients need not end first
+        server.wait()
+
+
+@pytest.mark.slow
+def test_two_machines_share_a_sweep_on_a_database(database: str) -> None:
+    vary = ["--config=c.yaml", "--vary=model.hidden_dim=8,12,16,20", *MANY]
+    assert main(["sweep", *vary, "--sweep_dir=alone/s"]) == 0
+    command = ["sweep", *vary, f"--storage={database}"]
+    first = start(*command, "--sweep_dir=one/s", "--jobs=2")  # whose name on the database is one/s
+    assert first.wait() == 0
+    assert rows("one/s") == rows("alone/s")
+    shutil.rmtree("one/s")  # another machine has another disk
+    assert main(["sweep", "--sweep_dir=one/s", f"--storage={database}"]) == 0
+    assert rows("one/s") == rows("alone/s") and not [*Path("one/s").glob("trial_*")]

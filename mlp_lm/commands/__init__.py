@@ -28,7 +28,7 @@ COMMANDS = {
     "lr-find": Command(
         "learning-rate range test: how high a learning rate the config can take", "mlp_lm.commands.lr_find"
     ),
-    "sweep": Command("many runs, one table: a grid of settings, with several seeds", "mlp_lm.commands.sweep:sweep"),
+    "sweep": Command("search over settings: many runs, one table", "mlp_lm.commands.sweep:sweep"),
     "plot": Command("embedding map and other figures", "mlp_lm.commands.plot:plot"),
     "export": Command("a model as one web page, or in other programs' formats", "mlp_lm.commands.export:export"),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlp_lm.errors import SettingsError
 from mlp_lm.files import write_atomically
@@ -73,13 +73,18 @@ def loss_curves(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], d
     axes.legend()
 
 
-def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Sequence[float]]]]) -> Figure:
+def draw_varied(
+    key: str,
+    series: Mapping[str, Sequence[tuple[float | str, Sequence[float]]]],
+    axis: Literal["choices", "linear", "log"] = "choices",
+) -> Figure:
     """Dev loss over the values of a setting: a run is a dot, and a line joins the dots of a series, or their means.
 
     Args:
         key: The setting.
         series: By label, which may be "": values of the setting, numbers or words, each with the dev losses
             (nats/token) of its runs.
+        axis: That of choices follows from the values; those of a range are linear or log, and their dots not joined.
     """
     values = list(dict.fromkeys(value for points in series.values() for value, _ in points))
     numbers = [value for value in values if not isinstance(value, str)]
@@ -90,24 +95,27 @@ def draw_varied(key: str, series: Mapping[str, Sequence[tuple[float | str, Seque
     for label, points in series.items():
         dots = sorted((place[value], losses) for value, losses in points)
         means = [sum(losses) / len(losses) for _, losses in dots]
-        (line,) = axes.plot([x for x, _ in dots], means, "-", label=label)
+        (line,) = axes.plot([x for x, _ in dots], means, linestyle="-" if axis == "choices" else "none", label=label)
         runs = [(x, loss) for x, losses in dots for loss in losses]
         axes.plot(*zip(*runs, strict=True), "o", color=line.get_color(), alpha=0.6)
     several = any(len(losses) > 1 for points in series.values() for _, losses in points)
-    title = "Dev loss of each run; lines join means" if several else "Dev loss of each run, one run a point"
+    means_joined = "; lines join means" if axis == "choices" else ""
+    title = "Dev loss of each run" + (means_joined if several else ", one run a point")
     axes.set(xlabel=key, ylabel="lowest loss on all of dev, nats/token", title=title)
     low, high = axes.get_ylim()
     if (missing := MIN_SPAN - (high - low)) > 0:
         axes.set_ylim(low - missing / 2, high + missing / 2)
     positive = [number for number in numbers if number > 0]
-    if not numeric:
+    if axis != "choices":
+        axes.set_xscale(axis)
+    elif not numeric:
         axes.set_xlim(-0.5, len(values) - 0.5)
     elif positive and min(numbers) >= 0 and max(positive) >= 10 * min(positive):  # logarithmic over a decade or more
         if min(numbers) > 0:
             axes.set_xscale("log")
         else:  # which has a place for zero
             axes.set_xscale("symlog", linthresh=min(positive))
-    if not numeric or len(values) <= MAX_TICKS:
+    if axis == "choices" and (not numeric or len(values) <= MAX_TICKS):
         axes.set_xticks([*place.values()], labels=[f"{v:g}" if isinstance(v, float) else str(v) for v in values])
         axes.minorticks_off()
     if any(series):

@@ -7,10 +7,12 @@ import logging
 import re
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -194,12 +196,25 @@ def silence() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def run(cli: type[CLI], args: list[str], description: str, method: str | None = None) -> None:
-    """Run a command; see `CLI`."""
+@contextmanager
+def torch_as_before() -> Iterator[None]:
+    """Give back the settings of torch that a Trainer changes: another command in this process must not inherit them."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def run(cli: Callable[..., CLI], args: list[str], description: str, method: str | None = None) -> CLI:
+    """Run a command, which is done when `cli` has made a `CLI`; see there."""
     silence()
     try:
-        with report_lost_process():
-            cli([args[0], *configs_first(args[1:])], description, method)
+        with report_lost_process(), torch_as_before():
+            return cli([args[0], *configs_first(args[1:])], description, method)
     except MisconfigurationException as error:  # of a callback, for one
         raise SettingsError(str(error)) from error
     except ModuleNotFoundError as error:

@@ -25,7 +25,7 @@ from mlp_lm.files import write_json, write_text
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import flag_values
 from mlp_lm.settings import FIXED_ON_RESUME, Settings, changed, check
-from mlp_lm.text.corpus import SPLITS
+from mlp_lm.text.corpus import SPLITS, CorpusSettings
 from mlp_lm.text.statistics import advice
 from mlp_lm.text.vocab import counted
 from mlp_lm.training import cli, runs
@@ -149,12 +149,17 @@ class Fit(cli.CLI):
             run_dir = runs.output_folder(self.options["run_dir"], self.run_name(), "version", "run_dir")
         self.lock = runs.lock_run(run_dir)
         (run_dir / runs.CHECKPOINTS).mkdir(exist_ok=True)
+        write_text(run_dir / runs.CONFIG, self.config_text())
+        return run_dir
+
+    def config_text(self) -> str:
+        """All settings as a config, files by their absolute paths, so that it holds in any folder."""
         config = self.options.clone()
         del config["run_dir"], config["config"]  # another run has a folder of its own
-        for name in config["data"].keys():  # noqa: SIM118 - a Namespace; files by their absolute paths
-            config["data"][name] = self.datamodule.hparams[name]
-        write_text(run_dir / runs.CONFIG, self.subparser.dump(config, skip_unset=False, skip_validation=True))
-        return run_dir
+        for name, value in vars(CorpusSettings.of(config["data"].as_dict()).absolute()).items():
+            config["data"][name] = value
+        text: str = self.subparser.dump(config, skip_unset=False, skip_validation=True)
+        return text
 
     def _summary(self, run_dir: Path) -> str:
         data = self.datamodule

@@ -3,6 +3,7 @@ read back. No torch: commands read runs too."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,15 @@ def lock_run(run_dir: Path) -> FileLock:
     except OSError as error:
         raise SettingsError(f"run_dir: {run_dir} cannot be used ({error.strerror}); name a new folder") from error
     return lock
+
+
+def read_report(run_dir: Path) -> dict[str, Any] | None:
+    """The report of a finished run, None of another."""
+    try:
+        report = json.loads((run_dir / REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return report if isinstance(report, dict) else None
 
 
 def read_curves(run_dir: Path) -> dict[str, Curve]:
