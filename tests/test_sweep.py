@@ -91,10 +91,9 @@ def test_a_grid_has_every_combination_and_other_sweeps_are_checked_at_the_ends_o
     both = ["data.context_size=2,3", "model.hidden_dim=8..16:int"]
     grid = Plan([both[0], "model.dropout=0,1"]).completed()
     assert [f"{p['data.context_size']}{p['model.dropout']}" for p in grid.points()] == ["20", "21", "30", "31"]
-    assert grid.points(to_check=True) == grid.points()
     tpe = Plan(both, trials=2).completed()
     assert (tpe.sampler, tpe.points()) == ("tpe", [{}, {}])
-    assert [[*point.values()] for point in tpe.points(to_check=True)] == [["2", 8], ["3", 8], ["2", 16]]
+    assert [[*point.values()] for point in tpe.points_to_check()] == [["2", 8], ["3", 8], ["2", 16]]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +114,6 @@ def test_a_grid_has_every_combination_and_other_sweeps_are_checked_at_the_ends_o
             "--vary=model.dropout=0.5..1.5 --vary=model.hidden_dim=-1..9:int --vary=data.batch_size=8,0 --trials=9",
             ["model.dropout must be", "(got 1.5)", "model.hidden_dim must be", "(got -1)", "data.batch_size must be"],
         ),
-        ("--vary=model.dropout=0,0.0", ["--model.dropout=0 is the same as --model.dropout=0.0"]),
         ("--vary=data.path=nowhere.txt,neither.txt", ["nowhere.txt: no such file", "neither.txt: no such file"]),
         ("--vary=seed_everything=4294967295 --seeds=2", ["seed_everything must be", "(got 4294967296)"]),
         ("--vary=trainer.devices=2", ["trainer.devices: a run of a sweep takes one process"]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -59,13 +58,14 @@ def sweep(
         raise SettingsError("storage: needs --sweep_dir DIR, whose last two names are the sweep's in the database")
     if sweep_dir is None and not vary and seeds in (None, 1):
         raise SettingsError("vary: missing, so that nothing varies; expected --vary KEY=... or --seeds above 1")
-    from mlp_lm.training import cli, results  # here: help and slips take no seconds
-    from mlp_lm.training.study import JOURNAL, PLAN, Plan, latest_trials, open_study, take_up
-    from mlp_lm.training.worker import CheckedPoints, work
+    from mlp_lm.training import results  # here: help and slips take no seconds
+    from mlp_lm.training.study import JOURNAL, PLAN, Plan, explained, latest_trials, open_study, take_up
+    from mlp_lm.training.worker import checked, work
 
     given = Plan([*vary], seeds, sampler, trials, "median" if prune is True else prune or None)
     folder = None if sweep_dir is None else Path(sweep_dir).expanduser()
-    study = None if folder is None else open_study(folder, storage)
+    with explained(folder or Path()):
+        study = None if folder is None else open_study(folder, storage)
     if folder is not None and study is not None:
         plan = Plan(**study.user_attrs[PLAN])
         folder.mkdir(parents=True, exist_ok=True)  # of a database, it may be another machine's
@@ -75,10 +75,9 @@ def sweep(
         if folder is not None and folder.exists() and {p.name for p in folder.iterdir()} - {".lock", JOURNAL}:
             raise SettingsError(f"sweep_dir: {folder} is not empty and holds no sweep; name a new folder")
         plan = given.completed()
-    checked = cli.run(partial(CheckedPoints, plan), ["fit", *([] if config is None else [f"--config={config}"])], "")
-    now: Plan = checked.plan  # type: ignore[attr-defined]
+    now, name = checked(plan, config)
     if study is None:
-        plan, folder = now, folder or new_folder(checked.run_name(), "sweep", "sweep_dir")
+        plan, folder = now, folder or new_folder(name, "sweep", "sweep_dir")
     problems = [f"config: {line.strip()}" for line in now.config.splitlines() if line not in plan.config.splitlines()]
     problems += ["data: another text"] * (now.data != plan.data)
     problems += [
@@ -87,8 +86,12 @@ def sweep(
     if problems:
         raise SettingsError(f"{'; '.join(problems)}: not as when the sweep began; leave that out, or name a new folder")
     assert folder is not None
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # of several commands at once, one makes the sweep, and the others join it
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with (
+        explained(folder),
+        FileLock(folder / ".lock"),
+    ):  # of several commands at once, one makes the sweep, and the others join it
         study = open_study(folder, storage, plan)
         assert study is not None
         write_text(folder / CONFIG, plan.config)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from math import prod
@@ -23,7 +24,7 @@ from mlp_lm.errors import SettingsError
 
 JOURNAL, PLAN, POINT = "journal.log", "plan", "point"
 MAX_RUNS = 10_000  # of one sweep; more is a slip of the hand
-HEARTBEAT, GRACE = 20, 60  # seconds between two signs of life on a database; after so many without, a worker is dead
+HEARTBEAT: dict[str, Any] = {"heartbeat_interval": 20, "grace_period": 60}  # seconds, of workers on a database
 SETTING = re.compile(r"(data|model|trainer)\.[\w.]+|seed_everything")
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 RANGE = re.compile(rf"({NUMBER})\.\.({NUMBER})((?::(?:log|int|{NUMBER}))*)")
@@ -111,52 +112,54 @@ class Plan:
             raise SettingsError(f"vary: found {trials * seeds:,} runs, expected at most {MAX_RUNS:,}")
         return replace(self, seeds=seeds, sampler=sampler, trials=trials)
 
-    def points(self, to_check: bool = False) -> list[Point]:
-        """The grid's points, the last setting varying fastest. Where a sampler chooses, empty ones; or those `to_check`
-        before: each choice and both ends of each range, beside the first of the others."""
-        ends = {
-            n: values.get("choices") or [values["low"], values["high"]] for n, values in parse_vary(self.vary).items()
-        }
-        if self.sampler == "grid":
-            return [dict(zip(ends, values, strict=True)) for values in product(*ends.values())]
+    def points(self) -> list[Point]:
+        """The grid's points, the last setting varying fastest; empty ones where a sampler chooses."""
+        choices = {name: values["choices"] for name, values in parse_vary(self.vary).items() if "choices" in values}
+        grid = [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
+        return grid if self.sampler == "grid" else [{}] * (self.trials or 0)
+
+    def points_to_check(self) -> list[Point]:
+        """Each choice and both ends of each range, beside the first of the others."""
+        space = parse_vary(self.vary)
+        ends = {name: values.get("choices") or [values["low"], values["high"]] for name, values in space.items()}
         first = {name: values[0] for name, values in ends.items()}
-        others = [{**first, name: value} for name, values in ends.items() for value in values[1:]]
-        return [first, *others] if to_check else [{}] * (self.trials or 0)
+        return [first, *({**first, name: value} for name, values in ends.items() for value in values[1:])]
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Raise SettingsError, in one line, where the folder of a sweep or its database fails."""
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(f"sweep_dir: {folder} cannot be used ({error.strerror}); name another folder") from error
+    except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error.__cause__ or error).strip().split("\n")[0]
+        raise SettingsError(f"storage: the database cannot be used ({reason}); expected a URL of SQLAlchemy") from error
 
 
 def open_study(folder: Path, url: str | None, plan: Plan | None = None) -> optuna.Study | None:
     """The study of the sweep in `folder`; if there is none, a new one of `plan`, or None without a plan.
 
     It lies in the folder, as Optuna's journal, or in the database at `url`, under the names of the folder and of the
-    one above. Raises SettingsError if it cannot be opened.
+    one above.
     """
     name, path = "/".join(folder.absolute().parts[-2:]) if url else "sweep", str(folder / JOURNAL)
-    try:
-        if url is None and plan is None and not Path(path).exists():
-            return None
-        if url is None:
-            storage: Any = JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
-        else:  # pings, as a connection may have been cut
-            beats: dict[str, Any] = {
-                "heartbeat_interval": HEARTBEAT,
-                "grace_period": GRACE,
-                "heartbeat_stale_trial_callback": take_up,
-            }
-            storage = RDBStorage(url, {"pool_pre_ping": True}, **beats)
-        if plan is None and name not in optuna.get_all_study_names(storage):
-            return None
-        study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
-        if plan is not None and PLAN not in study.user_attrs:
-            begun = len(study.get_trials(deepcopy=False))  # by a process that was killed
-            for number, point in [*enumerate(plan.points())][begun:]:
-                study.enqueue_trial(point, user_attrs={POINT: number})
-            study.set_user_attr(PLAN, asdict(plan))
-        return study if PLAN in study.user_attrs else None
-    except OSError as error:
-        raise SettingsError(f"sweep_dir: {folder} cannot be used ({error.strerror}); name another folder") from error
-    except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise SettingsError(f"storage: the database cannot be used ({reason}); expected a URL of SQLAlchemy") from error
+    if url is None and plan is None and not Path(path).exists():
+        return None
+    if url is None:
+        storage: Any = JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+    else:  # pings, as a connection may have been cut
+        storage = RDBStorage(url, {"pool_pre_ping": True}, **HEARTBEAT, heartbeat_stale_trial_callback=take_up)
+    if plan is None and name not in optuna.get_all_study_names(storage):
+        return None
+    study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
+    if plan is not None and PLAN not in study.user_attrs:
+        begun = len(study.get_trials(deepcopy=False))  # by a process that was killed
+        for number, point in [*enumerate(plan.points())][begun:]:
+            study.enqueue_trial(point, user_attrs={POINT: number})
+        study.set_user_attr(PLAN, asdict(plan))
+    return study if PLAN in study.user_attrs else None
 
 
 def latest_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -20,17 +20,15 @@ from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from mlp_lm.errors import DataError, Interrupted, MlpLmError, SettingsError, TrainingError, is_out_of_memory
+from mlp_lm.errors import Interrupted, MlpLmError, SettingsError, TrainingError, is_out_of_memory
 from mlp_lm.settings import SEED, check
 from mlp_lm.training import cli, study
-from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.fit import Fit
 from mlp_lm.training.runs import CONFIG, read_report, starred
 from mlp_lm.training.study import POINT, Plan, Point
 from mlp_lm.training.trainer import Trainer
 
 PRUNERS = {None: NopPruner, "median": MedianPruner, "hyperband": HyperbandPruner}
-NO_CORPUS = ("data.batch_size", "data.steps_per_execution")  # they change nothing of it
 
 
 def flags(point: Point) -> list[str]:
@@ -38,37 +36,12 @@ def flags(point: Point) -> list[str]:
     return [f"--{name}={value}" for name, value in point.items()]
 
 
-class CheckedPoints(Fit):
-    """Parses and checks the points of a sweep, reads their data and builds the first model; trains nothing."""
+class DryFit(Fit):
+    """Checks settings and data, and builds trainer and model; trains nothing."""
 
-    def __init__(self, plan: Plan, args: list[str], *_: Any) -> None:
-        """`args`: those of `fit` that all points share. Raises SettingsError with all that is wrong with any point."""
-        self.plan, self.args, self.points = plan, args, plan.points(to_check=True)
-        super().__init__([*args, *flags(self.points[0])])
-
-    def parse_arguments(self, parser: Any, args: Any) -> None:
-        """Check all points, read their data, and add to the plan what the runs share."""
-        problems: dict[str, None] = {}
-        seen: dict[str, Point] = {}
-        corpora: dict[str, str] = {}  # fingerprints by settings
-        for point in reversed(self.points):  # so that Lightning is left with the first
-            try:
-                super().parse_arguments(parser, [*self.args, *flags(point)])
-                last_seed = self.settings["seed_everything"] + (self.plan.seeds or 1) - 1
-                check({"seed_everything": last_seed}, {"seed_everything": SEED})
-                if (same := seen.setdefault(str(self.settings), point)) is not point:
-                    raise SettingsError(f"vary: {' '.join(flags(point))} is the same as {' '.join(flags(same))}")
-                data = {k: v for k, v in self.settings.items() if k.startswith("data.") and k not in NO_CORPUS}
-                if str(data) not in corpora:
-                    module = TextDataModule(**{name.removeprefix("data."): value for name, value in data.items()})
-                    corpora[str(data)] = module.corpus.fingerprint
-            except (DataError, SettingsError) as error:
-                problems[str(error)] = None
-        if problems:
-            raise SettingsError("; ".join(reversed(problems)))
-        text = self.config_text()  # before what is left open, such as the length, is chosen for the first point
-        seed = self.settings["seed_everything"]
-        self.plan = replace(self.plan, config=text, first_seed=seed, data=sorted({*corpora.values()}))
+    def before_instantiate_classes(self) -> None:
+        """Keep the settings before what is left open, such as the length, is chosen."""
+        self.text = self.config_text()
 
     def after_instantiate_classes(self) -> None:
         """Refuse several processes before they start."""
@@ -76,7 +49,31 @@ class CheckedPoints(Fit):
             raise SettingsError("trainer.devices: a run of a sweep takes one process; expected 1 on 1 node")
 
     def fit(self, **kwargs: Any) -> None:
-        """The first run would start now; enough."""
+        """The run would start now; enough."""
+
+
+def checked(plan: Plan, config: str | None) -> tuple[Plan, str]:
+    """The plan with what its runs share, and the name for its folder.
+
+    Raises SettingsError with all that is wrong with any choice, or an end of a range, and with their data.
+    """
+    problems: dict[str, None] = {}
+    text, data = "", set[str]()
+    for point in reversed(plan.points_to_check()):  # so that the first is left
+        try:
+            fit = cli.run(DryFit, ["fit", *([] if config is None else [f"--config={config}"]), *flags(point)], "")
+            assert isinstance(fit, DryFit)
+            check(
+                {"seed_everything": fit.options["seed_everything"] + (plan.seeds or 1) - 1}, {"seed_everything": SEED}
+            )
+            text = fit.text
+            data.add(fit.datamodule.corpus.fingerprint)
+        except MlpLmError as error:
+            problems[str(error)] = None
+    if problems:
+        raise SettingsError("; ".join(reversed(problems)))
+    seed = fit.options["seed_everything"]
+    return replace(plan, config=text, first_seed=seed, data=sorted(data)), fit.run_name()
 
 
 class ReportedFit(Fit):
@@ -211,7 +208,8 @@ def work(folder: Path, url: str | None, jobs: int = 1) -> int:
     share = {"OMP_NUM_THREADS": str(max(1, cores // jobs))} if processes and "OMP_NUM_THREADS" not in os.environ else {}
     try:
         if not processes:
-            Worker(folder, url).work()
+            with study.explained(folder):
+                Worker(folder, url).work()
         os.environ.update(share)
         for process in processes:
             process.start()
