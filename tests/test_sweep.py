@@ -123,6 +123,7 @@ def test_a_grid_has_every_combination_and_other_sweeps_are_checked_at_the_ends_o
         ("--vary=model.dropout=0,0.1 --sampler=grid --trials=1", ["trials: a grid runs all its points"]),
         ("--vary=model.dropout=0,0.1 --seeds=1000 --vary=data.context_size=1,2,3,4,5,6", ["found 12,000 runs"]),
         ("--vary=model.dropout=0,0.1 --sweep_dir=other", ["sweep_dir: other is not empty and holds no sweep"]),
+        ("--sweep_dir=missing", ["sweep_dir: missing holds no sweep to resume"]),
         ("--vary=model.dropout=0,0.1 --storage=sqlite:///a.db", ["sweep_dir"]),
         ("--vary=model.dropout=0,0.1 --storage=nonsense --sweep_dir=s", ["storage: the database cannot be used"]),
         ("--vary=model.dropout=0,0.1 --config=wrong.yaml", ["model.hiden", "wrong.yaml"]),

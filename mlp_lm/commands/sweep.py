@@ -74,30 +74,28 @@ def sweep(
     else:
         if folder is not None and folder.exists() and {p.name for p in folder.iterdir()} - {".lock", JOURNAL}:
             raise SettingsError(f"sweep_dir: {folder} is not empty and holds no sweep; name a new folder")
+        if folder is not None and not vary and seeds in (None, 1):
+            raise SettingsError(f"sweep_dir: {folder} holds no sweep to resume; a new one needs --vary KEY=...")
         plan = given.completed()
-    now, name = checked(plan, config)
+    found, name = checked(plan, config)
     if study is None:
-        plan, folder = now, folder or new_folder(name, "sweep", "sweep_dir")
-    problems = [f"config: {line.strip()}" for line in now.config.splitlines() if line not in plan.config.splitlines()]
-    problems += ["data: another text"] * (now.data != plan.data)
-    problems += [
-        f"{name}: {value}" for name, value in vars(given).items() if value and study and value != vars(plan)[name]
-    ]
+        plan, folder = found, folder or new_folder(name, "sweep", "sweep_dir")
+    problems = [f"config: {line.strip()}" for line in found.config.splitlines() if line not in plan.config.splitlines()]
+    problems += ["data: another text"] * (found.data != plan.data)
+    asked = vars(given).items() if study else ()
+    problems += [f"{name}: {value}" for name, value in asked if value and value != vars(plan)[name]]
     if problems:
         raise SettingsError(f"{'; '.join(problems)}: not as when the sweep began; leave that out, or name a new folder")
     assert folder is not None
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with (
-        explained(folder),
-        FileLock(folder / ".lock"),
-    ):  # of several commands at once, one makes the sweep, and the others join it
-        study = open_study(folder, storage, plan)
-        assert study is not None
-        write_text(folder / CONFIG, plan.config)
-        for trial in latest_trials(study):
-            if trial.state.name == "FAIL":
-                take_up(study, trial)
+        with FileLock(folder / ".lock"):  # of several commands at once, one makes the sweep, and the others join it
+            study = open_study(folder, storage, plan)
+            assert study is not None
+            write_text(folder / CONFIG, plan.config)
+            for trial in latest_trials(study):
+                if trial.state.name == "FAIL":
+                    take_up(study, trial)
     stopped, killed = None, 0
     try:
         killed = work(folder, storage, jobs)
