@@ -89,7 +89,7 @@ def table_text(rows: Sequence[Row], names: Mapping[str, str]) -> str:
 def best_text(rows: Sequence[Row], names: Mapping[str, str]) -> str:
     """The best settings as lines of a config, and how sure the ranking is; empty where no point has finished."""
     best, second = [*(row for row in rows if row["status"] == "finished"), None, None][:2]
-    if best is None:
+    if best is None or not names:
         return ""
     lines = [f"best settings, of {best['folder']}:"]
     for section in dict.fromkeys(name.partition(".")[0] for name in names):
