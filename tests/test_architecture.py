@@ -72,7 +72,7 @@ def test_datamodule_and_module_do_not_know_each_other() -> None:
         ("import mlp_lm.cli; mlp_lm.cli.main(['inspect', 'names', '--item=emma'])", "torch lightning matplotlib"),
         ("import mlp_lm.training.runs", "torch lightning tensorboard"),
         ("import mlp_lm.commands.plot", "lightning torchmetrics matplotlib tensorboard"),
-        ("import mlp_lm.commands.sweep", "torch lightning matplotlib optuna"),
+        ("import mlp_lm.commands.sweep", "torch lightning matplotlib"),
         ("import mlp_lm.training.fit", "optuna"),
         ("import mlp_lm.commands.sample, mlp_lm.commands.score; mlp_lm.load", "lightning torchmetrics matplotlib"),
     ],

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import replace
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from functools import partial
 from multiprocessing import Process, get_context
 from pathlib import Path
@@ -14,26 +13,24 @@ from statistics import mean
 from typing import Any
 
 import optuna
+import torch
+import yaml
 from filelock import FileLock
 from lightning.pytorch.callbacks import LambdaCallback
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import RandomSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from mlp_lm.errors import Interrupted, MlpLmError, SettingsError, TrainingError, is_out_of_memory
-from mlp_lm.settings import SEED, check
 from mlp_lm.training import cli, study
 from mlp_lm.training.fit import Fit
-from mlp_lm.training.runs import CONFIG, read_report, starred
-from mlp_lm.training.study import POINT, Plan, Point
+from mlp_lm.training.runs import CONFIG, LOCK, read_report, starred
+from mlp_lm.training.study import POINT, Plan
 from mlp_lm.training.trainer import Trainer
 
-PRUNERS = {None: NopPruner, "median": MedianPruner, "hyperband": HyperbandPruner}
-
-
-def flags(point: Point) -> list[str]:
-    """A point as flags of fit; numbers exactly."""
-    return [f"--{name}={value}" for name, value in point.items()]
+PRUNERS: dict[Any, Any] = {False: NopPruner, True: MedianPruner, "median": MedianPruner, "hyperband": HyperbandPruner}
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class DryFit(Fit):
@@ -49,31 +46,31 @@ class DryFit(Fit):
             raise SettingsError("trainer.devices: a run of a sweep takes one process; expected 1 on 1 node")
 
     def fit(self, **kwargs: Any) -> None:
-        """The run would start now; enough."""
+        """The run would start now; note what it would be trained on."""
+        self.text += f"# corpus {self.datamodule.corpus.fingerprint}\n"
 
 
-def checked(plan: Plan, config: str | None) -> tuple[Plan, str]:
-    """The plan with what its runs share, and the name for its folder.
+def checked(plan: Plan, config: str | None) -> tuple[str, str]:
+    """The config that all runs share, with the fingerprint of the corpus, and the name for the sweep's folder.
 
     Raises SettingsError with all that is wrong with any choice, or an end of a range, and with their data.
     """
-    problems: dict[str, None] = {}
-    text, data = "", set[str]()
+    problems: dict[str, None] = {}  # a set in order
+    shared = [] if config is None else [f"--config={config}"]
     for point in reversed(plan.points_to_check()):  # so that the first is left
         try:
-            fit = cli.run(DryFit, ["fit", *([] if config is None else [f"--config={config}"]), *flags(point)], "")
-            assert isinstance(fit, DryFit)
-            check(
-                {"seed_everything": fit.options["seed_everything"] + (plan.seeds or 1) - 1}, {"seed_everything": SEED}
-            )
-            text = fit.text
-            data.add(fit.datamodule.corpus.fingerprint)
+            fit = cli.run(DryFit, ["fit", *shared, *flags(point)], "")
         except MlpLmError as error:
             problems[str(error)] = None
     if problems:
         raise SettingsError("; ".join(reversed(problems)))
-    seed = fit.options["seed_everything"]
-    return replace(plan, config=text, first_seed=seed, data=sorted(data)), fit.run_name()
+    assert isinstance(fit, DryFit)
+    return fit.text, fit.run_name()
+
+
+def flags(point: dict[str, Any]) -> list[str]:
+    """A point as flags of fit; numbers exactly."""
+    return [f"--{name}={value}" for name, value in point.items()]
 
 
 class ReportedFit(Fit):
@@ -105,77 +102,69 @@ class Worker:
         opened = study.open_study(folder, url)
         assert opened is not None
         self.folder, self.url, self.study, self.plan = folder, url, opened, Plan(**opened.user_attrs[study.PLAN])
+        self.first_seed = yaml.safe_load(opened.user_attrs[CONFIG])["seed_everything"]
         self.study.pruner = PRUNERS[self.plan.prune]()
-        self.space = study.parse_vary(self.plan.vary)
-        self.claim = FileLock(folder / ".lock")  # held from the choice of a point until that has a lock of its own
-        self.lock: FileLock | None = None
+        self.claim = FileLock(folder / LOCK)  # held from the choice of a point until that has a lock of its own
 
     def work(self) -> None:
         """Raises Interrupted on a signal; another worker can then take up the point."""
         while True:
-            with self.claim:
+            with self.claim, ExitStack() as self.held:
                 study.take_up_dead(self.study, self.folder)
-                waiting = self.study.get_trials(deepcopy=False, states=[TrialState.WAITING])
-                if not waiting:
+                if not self.study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
                     return
-                self.number = waiting[0].number  # on a database a guess, as another machine may be faster
-                # So no two workers draw the same, nor a later one what was drawn before.
-                seed = (self.plan.first_seed + self.number) % 2**32 if self.url is None else None
-                self.study.sampler = TPESampler(seed=seed) if self.plan.sampler == "tpe" else RandomSampler(seed=seed)
-                try:
-                    self.study.optimize(self._run_point, n_trials=1, catch=TrainingError)
-                except Interrupted:
-                    trial = self.study.get_trials()[self.number]
-                    if trial.state == TrialState.FAIL:
-                        study.take_up(self.study, trial)
-                    raise
-                finally:
-                    if self.lock is not None:
-                        self.lock.release()
-            trial = self.study.get_trials()[self.number]
-            if not trial.state.is_finished():
-                continue
-            said = {TrialState.PRUNED: "pruned", TrialState.FAIL: trial.user_attrs.get("problem")}.get(trial.state)
-            done = sum(latest.state.is_finished() for latest in study.latest_trials(self.study))
-            said = f"{study.point_folder(trial)}: {said or f'dev loss {trial.value:.4f}'}"
-            print(f"{done}/{self.plan.trials} {said}", file=sys.stderr, flush=True)
+                self.study.optimize(self._run_point, n_trials=1, catch=TrainingError, callbacks=[self._say])
 
     def _run_point(self, trial: optuna.Trial) -> float:
-        """The mean dev loss of a point over its seeds."""
-        if POINT not in trial.user_attrs:
-            raise TrainingError("no point is left: on a database, another machine was faster")
-        self.number = trial.number
-        if self.url is None:
-            self.lock = study.lock_point(self.folder, trial)
-        point = {name: suggest(trial, name, values) for name, values in self.space.items()}
-        self.claim.release()
-        for other in self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
-            if other.params == trial.params:  # a sampler may choose a point again
-                trial.set_user_attr("runs", other.user_attrs["runs"])
-        runs = [*trial.user_attrs.get("runs", ())]
         try:
-            while len(runs) < (self.plan.seeds or 1) and not (runs and runs[-1]["pruned"]):
-                runs.append(self._run(trial, point, len(runs)))
-                trial.set_user_attr("runs", runs)
+            return self._mean_loss(trial)
+        except Interrupted:
+            study.take_up(self.study, self.study.get_trials()[trial.number])  # perhaps by a worker that goes on
+            raise
         except (MlpLmError, MemoryError, RuntimeError) as error:
-            if isinstance(error, Interrupted) or not (isinstance(error, MlpLmError) or is_out_of_memory(error)):
+            if not isinstance(error, MlpLmError) and not is_out_of_memory(error):
                 raise
             trial.set_user_attr("problem", str(error) if isinstance(error, MlpLmError) else "out of memory")
             raise TrainingError from error
+
+    def _mean_loss(self, trial: optuna.Trial) -> float:
+        """The mean dev loss of a point over its seeds."""
+        if POINT not in trial.user_attrs:
+            raise TrainingError("no point is left: on a database, another machine was faster")
+        if self.url is None:
+            self.held.enter_context(study.point_lock(self.folder, trial))
+        self.claim.release()
+        # Seeded by the number, no two workers draw the same, nor a later one what was drawn before.
+        sampler = TPESampler if self.plan.sampler == "tpe" else RandomSampler
+        self.study.sampler = sampler(seed=(self.first_seed + trial.number) % 2**32)
+        for name, values in self.plan.space().items():
+            if isinstance(values, CategoricalDistribution):
+                trial.suggest_categorical(name, values.choices)
+            else:
+                suggest: Any = trial.suggest_int if isinstance(values, IntDistribution) else trial.suggest_float
+                suggest(name, values.low, values.high, step=values.step, log=values.log)
+        runs = trial.user_attrs.get("runs", [])
+        for other in self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+            if other.params == trial.params:  # a sampler may choose a point again
+                runs = other.user_attrs["runs"]
+        trial.set_user_attr("runs", runs)
+        while len(runs) < (self.plan.seeds or 1) and not (runs and runs[-1]["pruned"]):
+            runs = [*runs, self._run(trial, len(runs))]
+            trial.set_user_attr("runs", runs)
         if runs[-1]["pruned"]:
             raise optuna.TrialPruned
         return float(mean(run["dev_loss"] for run in runs))
 
-    def _run(self, trial: optuna.Trial, point: Point, index: int) -> dict[str, Any]:
+    def _run(self, trial: optuna.Trial, index: int) -> dict[str, Any]:
         """Start, resume or look up a run, and say what came out. Only a point's first run is pruned: its curve is
         compared with those of other points with the same seed; a point that survives has all its seeds."""
-        seed, folder = self.plan.first_seed + index, study.point_folder(trial)
+        seed, folder = self.first_seed + index, study.point_folder(trial)
         run_dir = self.folder / folder / f"seed_{seed}"
         if read_report(run_dir) is None:
             own = [f"--seed_everything={seed}", "--report_test=false", f"--run_dir={run_dir}", "--ckpt_path=auto"]
             fit = partial(ReportedFit, trial) if index == 0 else Fit
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-                cli.run(fit, ["fit", f"--config={self.folder / CONFIG}", *flags(point), *own], "")
+                cli.run(fit, ["fit", f"--config={self.folder / CONFIG}", *flags(trial.params), *own], "")
         report = read_report(run_dir)
         assert report is not None
         pruned = index == 0 and report["steps"] < report["max_steps"] and bool(trial.should_prune())
@@ -183,51 +172,50 @@ class Worker:
         figures |= {"folder": folder, "samples": [starred(**sample) for sample in report["samples"]]}
         return {"dev_loss": report["losses"]["dev"]["nats_per_token"], "pruned": pruned, **figures}
 
+    def _say(self, _: optuna.Study, trial: FrozenTrial) -> None:
+        points = study.latest_trials(self.study)
+        if POINT in trial.user_attrs:
+            done = sum(point.state.is_finished() for point in points)
+            said = {TrialState.PRUNED: "pruned", TrialState.FAIL: trial.user_attrs.get("problem")}.get(trial.state)
+            said = said or f"dev loss {trial.value:.4f}"
+            print(f"{done}/{len(points)} {study.point_folder(trial)}: {said}", file=sys.stderr, flush=True)
 
-def suggest(trial: optuna.Trial, name: str, values: dict[str, Any]) -> Any:
-    """A setting's value at a point: of the grid, or chosen by the sampler."""
-    if "choices" in values:
-        return trial.suggest_categorical(name, **values)
-    return trial.suggest_int(name, **values) if isinstance(values["low"], int) else trial.suggest_float(name, **values)
+
+def interrupt(number: int, _: object) -> None:
+    """Raise Interrupted on a first signal; others are ignored while what is being trained is saved."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise Interrupted("stopped", exit_code=128 + number)  # what shells report for a signal
 
 
-def work(folder: Path, url: str | None, jobs: int = 1) -> int:
+@study.explained()
+def work(folder: Path, url: str | None, jobs: int = 1) -> None:
     """Let `jobs` workers run until no point waits: one here, or several processes, each with its share of the cores.
 
-    Returns how many of these failed. On a signal, raises Interrupted once what is being trained has been saved.
+    On a signal, raises Interrupted once what is being trained has been saved.
     """
-
-    def interrupt(number: int, _: object) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
-        raise Interrupted("stopped", exit_code=128 + number)  # what shells report for a signal
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    processes = [get_context("spawn").Process(target=_work, args=(folder, url)) for _ in range(jobs if jobs > 1 else 0)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = {"OMP_NUM_THREADS": str(max(1, cores // jobs))} if processes and "OMP_NUM_THREADS" not in os.environ else {}
+    processes = [get_context("spawn").Process(target=_work, args=(folder, url, jobs)) for _ in range(jobs)]
+    before = [signal.signal(each, interrupt) for each in SIGNALS]
     try:
-        if not processes:
-            with study.explained(folder):
-                Worker(folder, url).work()
-        os.environ.update(share)
+        if jobs == 1:
+            Worker(folder, url).work()
+            return
         for process in processes:
             process.start()
         for process in processes:
             process.join()
-        return sum(process.exitcode != 0 for process in processes)
     finally:
         for process in filter(Process.is_alive, processes):
             process.terminate()
             process.join()
-        for name in share:
-            os.environ.pop(name, None)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for each, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(each, handler)
 
 
-def _work(folder: Path, url: str | None) -> None:
+def _work(folder: Path, url: str | None, jobs: int) -> None:
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
     try:
         work(folder, url)
-    except MlpLmError as error:
-        sys.exit(error.exit_code if isinstance(error, Interrupted) else f"mlp_lm sweep: error: {error}")
+    except MlpLmError as error:  # of a signal, the command itself tells
+        sys.exit(None if isinstance(error, Interrupted) else f"mlp_lm sweep: error: {error}")
