@@ -371,6 +371,20 @@ def test_workers_that_are_killed_leave_nothing_undone_and_nothing_done_twice() -
     assert begun and rows() == rows("undisturbed")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_while_workers_still_import_ends_them_in_silence() -> None:
+    command = [sys.executable, "-m", "mlp_lm", *SWEEP, *TWO, "--jobs=2"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not Path("s/config.yaml").exists():
+        time.sleep(0.05)
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    error = process.communicate()[1]
+    assert process.returncode == 130
+    assert error == "mlp_lm sweep: stopped; to resume: python -m mlp_lm sweep --sweep_dir=s --jobs=2\n"
+
+
 @pytest.fixture
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a PostgreSQL server that is started here."""

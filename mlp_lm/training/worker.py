@@ -200,8 +200,10 @@ def work(folder: Path, url: str | None, jobs: int = 1) -> None:
         if jobs == 1:
             Worker(folder, url).work()
             return
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: one that still imports is ended by us, in silence
         for process in processes:
             process.start()
+        signal.signal(signal.SIGINT, interrupt)
         for process in processes:
             process.join()
     finally:
