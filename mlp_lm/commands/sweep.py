@@ -83,6 +83,8 @@ def sweep(
         raise Interrupted(f"stopped; {resume}", stopped.exit_code)
     count = Counter(row["status"] for row in rows)
     if count["failed"] or count["waiting"]:
-        raise TrainingError(f"{count['failed']} of {len(rows)} points failed, {count['waiting']} wait; {resume}")
+        raise TrainingError(
+            f"{count['failed']} of {len(rows)} points failed, {count['waiting']} are not done; {resume}"
+        )
     if count["running"]:
         print(f"{count['running']} of {len(rows)} points are still at work elsewhere; {resume}", file=sys.stderr)

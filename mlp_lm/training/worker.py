@@ -113,7 +113,11 @@ class Worker:
                 study.take_up_dead(self.study, self.folder)
                 if not self.study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
                     return
-                self.study.optimize(self._run_point, n_trials=1, catch=TrainingError, callbacks=[self._say])
+                try:
+                    self.study.optimize(self._run_point, n_trials=1, catch=TrainingError, callbacks=[self._say])
+                except ValueError as error:  # a process that slept for long, whose point was taken up, goes on
+                    if "Cannot tell" not in str(error):
+                        raise
 
     def _run_point(self, trial: optuna.Trial) -> float:
         try:
