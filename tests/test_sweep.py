@@ -25,9 +25,11 @@ from optuna.trial import TrialState
 from mlp_lm.cli import main
 from mlp_lm.training.results import best_text, importances, table_text
 from mlp_lm.training.study import Plan, open_study, take_up
+from mlp_lm.training.worker import PRUNERS
 from tests.conftest import LOGGED, SMALL, Capture, assert_same_run, before_step, error_of, fit, report, scalars, stop_at
 
 SWEEP = ["sweep", "--config=c.yaml", "--sweep_dir=s"]
+TWO = ["--vary=model.hidden_dim=8,16"]
 RESUME = ["sweep", "--sweep_dir=s"]
 LONG = {
     "data": {"batch_size": 64},
@@ -223,6 +225,19 @@ def test_a_pruned_point_says_so_keeps_its_curve_and_leaves_out_its_other_seeds(c
     assert "6/6 trial_0: pruned" in capsys.readouterr().err
 
 
+def test_a_pruned_point_stays_so_where_the_pruner_would_not_say_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Once(optuna.pruners.BasePruner):
+        asked = 0
+
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:  # as hyperband does
+            self.asked += 1
+            return self.asked == 1
+
+    monkeypatch.setitem(PRUNERS, "hyperband", Once)
+    assert main([*SWEEP, *TWO, "--seeds=2", "--prune=hyperband"]) == 0
+    assert [(row["folder"], row["status"]) for row in rows()] == [("trial_1", "finished"), ("trial_0", "pruned")]
+
+
 def test_a_failed_point_ends_nothing_but_itself_and_can_be_tried_again(capsys: Capture) -> None:
     vary = ["--vary=model.optimizer=sgd", "--vary=model.learning_rate=1e30,0.1"]
     for command in ([*SWEEP, *vary], RESUME):
@@ -240,8 +255,6 @@ def test_a_failed_point_ends_nothing_but_itself_and_can_be_tried_again(capsys: C
 
 
 # -- going on ----------------------------------------------------------------------------------------------------------
-
-TWO = ["--vary=model.hidden_dim=8,16"]
 
 
 @pytest.fixture

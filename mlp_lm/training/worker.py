@@ -91,6 +91,7 @@ class ReportedFit(Fit):
         number = -(-trainer.global_step // trainer.steps_per_validation)  # hyperband counts validations
         self.trial.report(trainer.callback_metrics["dev/loss"].item(), number)
         if trainer.global_step < trainer.max_steps and self.trial.should_prune():
+            self.trial.set_user_attr("pruned", True)  # which hyperband would not say again
             trainer.should_stop = True  # as if the run were done, with all that it leaves
 
 
@@ -171,7 +172,7 @@ class Worker:
                 cli.run(fit, ["fit", f"--config={self.folder / CONFIG}", *flags(trial.params), *own], "")
         report = read_report(run_dir)
         assert report is not None
-        pruned = index == 0 and report["steps"] < report["max_steps"] and bool(trial.should_prune())
+        pruned = index == 0 and report["steps"] < report["max_steps"] and "pruned" in trial.user_attrs
         figures = {name: report[name] for name in ("best_step", "weights", "seconds")}
         figures |= {"folder": folder, "samples": [starred(**sample) for sample in report["samples"]]}
         return {"dev_loss": report["losses"]["dev"]["nats_per_token"], "pruned": pruned, **figures}
