@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -60,11 +61,15 @@ def test_a_taught_network_comes_closer_to_its_teacher(corpus_file: Path, teacher
 
 
 @pytest.mark.parametrize("recipe", [[], ["--model.optimizer=sgd"]], ids=["adamw", "sgd"])
-def test_a_taught_run_resumes_exactly(recipe: list[str], corpus_file: Path, teacher: Path, tmp_path: Path) -> None:
-    flags = [*TAUGHT, *recipe, f"--data.teacher={teacher}"]
+def test_a_taught_run_resumes_exactly(
+    recipe: list[str], corpus_file: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [*TAUGHT, *recipe, f"--data.teacher={os.path.relpath(teacher)}"]  # which holds in any folder
     whole = fit(corpus_file, tmp_path / "whole", *flags)
     parts = fit(corpus_file, tmp_path / "parts", *flags, "--trainer.max_steps=5", "--model.lr_decay_steps=12")
+    monkeypatch.chdir(tmp_path)
     assert main(["fit", f"--ckpt_path={parts}", "--trainer.max_steps=12"]) == 0
+    assert main(["fit", f"--config={whole / 'config.yaml'}", f"--run_dir={tmp_path / 'again'}"]) == 0
     torch.testing.assert_close(state(whole), state(parts), rtol=0, atol=0)
 
 

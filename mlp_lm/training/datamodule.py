@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -19,7 +18,7 @@ from mlp_lm.settings import COUNT, Range, check_section
 from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, load_corpus
 from mlp_lm.text.vocab import counted
 from mlp_lm.text.windows import Batch, Chunk, Order, Windows, eval_batch_size
-from mlp_lm.training.teacher import load_teacher, teach
+from mlp_lm.training.teacher import absolute, load_teacher, teach
 
 
 class TextDataModule(LightningDataModule):
@@ -52,7 +51,7 @@ class TextDataModule(LightningDataModule):
         super().__init__()
         settings = CorpusSettings(**kwargs)
         sizes = {"context_size": context_size, "batch_size": batch_size, "steps_per_execution": steps_per_execution}
-        taught = {"teacher": teacher and str(Path(teacher).expanduser().absolute()), "teacher_items": teacher_items}
+        taught = {"teacher": absolute(teacher), "teacher_items": teacher_items}
         check_section("data", {**vars(settings), **sizes, **taught}, TextDataModule, CorpusSettings)
         self.source = settings.paths[0]  # for messages
         self.settings = settings.absolute()  # so that a checkpoint works from any folder

@@ -32,6 +32,7 @@ from mlp_lm.training import cli, runs
 from mlp_lm.training.callbacks import Checkpoints, StopOnSignal
 from mlp_lm.training.report import build_report, render
 from mlp_lm.training.schema import add_fit_flags, config_schema
+from mlp_lm.training.teacher import absolute
 from mlp_lm.training.tensorboard import TensorBoardExtras
 from mlp_lm.training.trainer import Trainer, run_length
 
@@ -158,6 +159,7 @@ class Fit(cli.CLI):
         del config["run_dir"], config["config"]  # another run has a folder of its own
         for name, value in vars(CorpusSettings.of(config["data"].as_dict()).absolute()).items():
             config["data"][name] = value
+        config["data"]["teacher"] = absolute(config["data"]["teacher"])
         text: str = self.subparser.dump(config, skip_unset=False, skip_validation=True)
         return text
 

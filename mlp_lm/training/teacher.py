@@ -7,6 +7,7 @@ that the mixture makes up, comes close to it alone. T context, V vocabulary.
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +22,11 @@ from mlp_lm.text.corpus import Corpus
 from mlp_lm.text.tokenizer import Ids
 from mlp_lm.text.vocab import BOUNDARY
 from mlp_lm.text.windows import Batch, Windows, eval_batch_size
+
+
+def absolute(path: str | None) -> str | None:
+    """The path of a teacher, if there is one, so that it holds in any folder."""
+    return None if path is None else str(Path(path).expanduser().absolute())
 
 
 class TaughtWindows(Windows):
