@@ -109,6 +109,7 @@ FIXED_ON_RESUME = FIXED_BY_WEIGHTS | {
     },
     "data.unique": "its split follows from it",
     "data.split_seed": "its split follows from it",
+    "data.teacher": "its targets follow from it",
     "data.teacher_items": "what it trains on follows from it",
     "model.optimizer": "its optimizer has a state",
     "model.momentum": "its optimizer has a state",

@@ -126,6 +126,8 @@ def test_a_grid_has_every_combination_and_other_sweeps_are_checked_at_the_ends_o
         ),
         ("--vary=model.dropout=0..0.5 --sampler=grid", ["sampler: model.dropout is a range"]),
         ("--vary=model.dropout=0,0.1 --sampler=grid --trials=1", ["trials: found 1 with the sampler grid"]),
+        ("--vary=data.teacher=nobody.ckpt", ["nobody.ckpt: no such file"]),
+        ("--vary=model.hidden_dim=4..16:int:2:4 --trials=2", ["more than one step"]),
         ("--vary=model.dropout=0,0.1 --sweep_dir=other", ["sweep_dir: other is not empty and holds no sweep"]),
         (
             "--sweep_dir=missing",

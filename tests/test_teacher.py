@@ -84,6 +84,14 @@ def test_a_teacher_knows_the_same_data(corpus_file: Path, teacher: Path, tmp_pat
         load_teacher(str(teacher), split)
 
 
+def test_a_run_keeps_its_teacher(corpus_file: Path, teacher: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = fit(corpus_file, tmp_path / "run", *TAUGHT, f"--data.teacher={teacher}", "--trainer.max_steps=2")
+    resume = ["fit", f"--ckpt_path={run}", "--trainer.max_steps=3"]
+    capsys.readouterr()
+    for other in ("null", f"{run}/checkpoints/best.ckpt"):
+        assert "data.teacher: found " in error_of([*resume, f"--data.teacher={other}"], capsys)
+
+
 def test_a_teacher_is_for_items(corpus_file: Path, teacher: Path) -> None:
     text = load_corpus(CorpusSettings(path=str(corpus_file), layout="text"))
     with pytest.raises(SettingsError, match="for items with a vocabulary below 1,024 tokens"):

@@ -50,7 +50,9 @@ def sweep(
         study = None if folder is None else open_study(folder, storage)
         if folder is None or study is None:
             if folder is not None and folder.exists() and {path.name for path in folder.iterdir()} - {LOCK, JOURNAL}:
-                raise SettingsError(f"sweep_dir: {folder} is not empty and holds no sweep; name a new folder")
+                raise SettingsError(
+                    f"sweep_dir: {folder} is not empty and holds no sweep; name a new folder, or its storage"
+                )
             plan = plan.completed()
             text, name = checked(plan, config)
             folder = folder or new_folder(name, "sweep", "sweep_dir")

@@ -15,7 +15,7 @@ from mlp_lm.errors import DataError, SettingsError
 from mlp_lm.models.checkpoint import check_same_data
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.settings import COUNT, Range, check_section
-from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, load_corpus
+from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, item_lengths, load_corpus
 from mlp_lm.text.vocab import counted
 from mlp_lm.text.windows import Batch, Chunk, Order, Windows, eval_batch_size
 from mlp_lm.training.teacher import absolute, load_teacher, teach
@@ -40,8 +40,8 @@ class TextDataModule(LightningDataModule):
             context_size: T, previous tokens that the network sees.
             batch_size: B, windows in a step, over all processes together.
             steps_per_execution: K, steps in one call of training_step; changes speed, never results.
-            teacher: Of items: a model trained on the same data, such as a mixture, whose probabilities are the targets
-                of training.
+            teacher: A model trained on the same data, such as a mixture, whose probabilities are the targets of
+                training; only for layout items.
             teacher_items: How many items the teacher makes up to train on, besides those of train.
             kwargs: Those of `CorpusSettings`.
 
@@ -85,8 +85,10 @@ class TextDataModule(LightningDataModule):
 
     @property
     def steps_per_pass(self) -> float:
-        """How many steps see each window of train once."""
-        return len(self.corpus.train) / int(self.hparams["batch_size"])
+        """How many steps see each window of train once, and those of the teacher's items, taken to be as long."""
+        num_items = len(item_lengths(self.corpus.train))
+        made_up = 0 if self.hparams["teacher"] is None else int(self.hparams["teacher_items"]) / num_items
+        return len(self.corpus.train) * (1 + made_up) / int(self.hparams["batch_size"])
 
     def windows(self, split: str) -> Windows:
         """The windows of train, dev or test."""

@@ -86,7 +86,8 @@ class Fit(cli.CLI):
     def problems_with_checkpoint(self) -> Iterator[str]:
         """What a resumed run cannot change, or would lose."""
         assert self.checkpoint is not None and self.content is not None
-        yield from changed(self.settings, self.trained_with, FIXED_ON_RESUME)
+        teacher = {"data.teacher": absolute(self.settings["data.teacher"])}
+        yield from changed({**self.settings, **teacher}, self.trained_with, FIXED_ON_RESUME)
         if self.options["run_dir"] is not None and not self.auto:
             yield "run_dir: a resumed run stays in its own folder; leave out --run_dir"
         yield from resume_problems(self.checkpoint, self.content, self.settings, self.auto)

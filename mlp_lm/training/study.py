@@ -51,6 +51,8 @@ def _parse_values(text: str) -> Values:
     number: Any = int if "int" in words else float
     kind: Any = IntDistribution if "int" in words else FloatDistribution
     steps = [number(word) for word in words if word not in ("log", "int")]
+    if len(steps) > 1:
+        raise ValueError("more than one step")
     values: Values = kind(number(match[1]), number(match[2]), "log" in words, *steps[:1])
     return values
 
@@ -68,8 +70,9 @@ class Plan:
         sampler: grid runs all combinations; random and tpe choose --trials points, tpe from what came out so far.
             Default: tpe if there is a range, else grid.
         trials: Points that random or tpe choose.
-        prune: End a point's first run early, and leave out its other seeds, if at a validation its dev loss is above
-            the median of the other points' there (median, also without a value), or by hyperband.
+        prune: End a point's first run early, and leave out its other seeds: once five points are complete, if its
+            lowest dev loss so far is above the median of theirs at that validation (median, also without a value), or
+            by hyperband.
     """
 
     vary: Sequence[str] = ()

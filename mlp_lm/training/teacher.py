@@ -1,7 +1,7 @@
 """Learning from another model, whose probabilities are the targets (distillation, Hinton et al. 2015).
 
 A mixture knows more than any of its parts. A network that learns what the mixture would predict, on train and on items
-that the mixture makes up, comes close to it alone. T context, V vocabulary.
+that the mixture makes up, comes close to it on its own. T context, V vocabulary.
 """
 
 from __future__ import annotations

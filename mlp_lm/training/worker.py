@@ -41,9 +41,10 @@ class DryFit(Fit):
         self.text = self.config_text()
 
     def after_instantiate_classes(self) -> None:
-        """Refuse several processes before they start."""
+        """Refuse several processes before they start, and a teacher that cannot be used."""
         if self.trainer.world_size > 1:
             raise SettingsError("trainer.devices: a run of a sweep takes one process; expected 1 on 1 node")
+        _ = self.datamodule.teacher
 
     def fit(self, **kwargs: Any) -> None:
         """The run would start now; note what it would be trained on."""
