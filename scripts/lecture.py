@@ -6,7 +6,8 @@
 #
 # Every exercise says what to do, leaves a place for your code, checks it, and names the place in the program.
 # `hint(3)` prints a hint for exercise 3, `solution(3)` one right answer of many. Exercises 1 to 13 follow part 2 of
-# the lecture; 14 and 15 come from parts 3 and 4, 16 begins with part 1, and 17 is the paper's own.
+# the lecture, with additions in 11 and 12; 14 and 15 come from parts 3 and 4, 16 begins with part 1, and 17 is the
+# paper's own.
 #
 # A token is what a network reads and predicts: here a letter, or the boundary of a name. Logits are the network's
 # scores for the next token, before softmax turns them into probabilities. The loss is the mean of -ln(probability of
@@ -74,8 +75,8 @@ print(*summary(names), sep="\n")
 
 # %% [markdown]
 # The program does this in `mlp_lm/text/corpus.py:read_items`, and differs in naming file and line where something is
-# wrong, and in Unicode: characters that look the same are made the same. `python -m mlp_lm inspect names` prints much
-# more.
+# wrong, and in Unicode: é is the same whether it was typed as one character or as an e and an accent.
+# `python -m mlp_lm inspect names` prints much more.
 
 # %% [markdown]
 # ## 2. A vocabulary
@@ -153,7 +154,7 @@ for context, target in zip(*examples(names[:1], 3), strict=True):
 
 # %% [markdown]
 # The program does this in `mlp_lm/text/windows.py:Windows`, and differs in copying nothing: all windows are a view of
-# one stream of bytes. For a book that saves gigabytes.
+# one stream of bytes. For a book that saves hundreds of megabytes.
 
 # %% [markdown]
 # ## 4. Train, dev and test
@@ -182,8 +183,8 @@ print(f"windows: {len(X_train):,} of train, {len(X_dev):,} of dev; the lecture's
 
 # %% [markdown]
 # The program does this in `mlp_lm/text/corpus.py:split_items`, and differs in dropping repeated names before the
-# split, if you let it: in the lecture's list, one name of dev in eight stands in train as well, where memory is
-# enough to know it.
+# split, unless `data.unique` is false: in the lecture's list, one name of dev in eight stands in train as well, where
+# memorising is enough.
 
 # %% [markdown]
 # ## 5. An embedding is a matrix product
@@ -417,7 +418,7 @@ show(figure, "9 losses")
 #
 # A range test: a run whose learning rate grows by the same factor at each step. `growing_rates` returns the rates
 # from `low` to `high`, both included. `range_test` takes one step at each and returns the losses. Look at the curve,
-# and put a rate into `good_rate` that is high but does not shake.
+# and put a rate into `good_rate` that is as high as it can be before the loss jumps about.
 
 
 # %%
@@ -460,8 +461,8 @@ check("10b", good_rate, rates, losses_by_rate)
 
 # %% [markdown]
 # The program does this in `mlp_lm/commands/lr_find.py:LrFind`, and differs in reading the curve itself: it smooths it
-# without shifting it, stops when the loss blows up, and divides the rate at the minimum by a number that whole runs
-# gave.
+# without shifting it, stops when the loss blows up, and divides the rate at the minimum by a factor found from
+# complete runs.
 
 # %% [markdown]
 # ## 11. Underfitting and overfitting
@@ -605,7 +606,8 @@ print(*(sample(params, stoi, T, generator) for _ in range(20)))
 # A network that knows nothing should give each of V tokens the same probability, and lose ln V. The lecture's begins
 # at about 27: it is sure, and wrong. And most of its tanh units are at ±1, where the slope is 0 and nothing can be
 # learnt. Write `better_params`: the same shapes, less than 30 % of the units beyond ±0.97 at the start, and logits
-# near 0. Which weights have to be smaller, and by how much? The variance of a sum is the sum of the variances.
+# near 0. Which weights have to be smaller, and by how much? The variance of a sum of independent numbers is the sum
+# of their variances.
 
 
 # %%
@@ -649,9 +651,10 @@ print(f"dev after 10,000 steps: {mean_loss(params, X_dev, Y_dev):.3f}, better {m
 # %% [markdown]
 # ## 15. The backward pass by hand
 #
-# Autograd hides no magic. `backward` returns the gradients of the mean cross-entropy for C, W1, b1, W2 and b2, each
-# in its parameter's shape, without `.backward()` or `torch.autograd`. Begin at the end: the derivative by the logits
-# is the probabilities, minus 1 at the target, divided by B. The derivative of tanh is 1 - tanh².
+# There is no magic in autograd. `backward` returns the gradients of the mean cross-entropy for C, W1, b1, W2 and b2,
+# each in its parameter's shape, without `.backward()` or `torch.autograd`. Begin at the end: the derivative with
+# respect to the logits is the probabilities, minus 1 at the target, divided by B. The derivative of tanh is 1 -
+# tanh².
 
 
 # %%
@@ -676,14 +679,14 @@ def backward(params: list[Tensor], X: Tensor, Y: Tensor) -> list[Tensor]:
 check(15, backward)
 
 # %% [markdown]
-# The program does this in `mlp_lm/models/fused.py:FusedSGD.run`, and differs in never storing a gradient: each matrix
-# product is added to the weights at once. That is why it is faster than the notebook's loop, although Lightning
-# drives it.
+# The program does this in `mlp_lm/models/fused.py:FusedSGD.run`, and differs in storing no gradient of a weight: each
+# matrix product is added to the weights at once. Without an autograd graph, and with many steps in one call, it is
+# faster than the notebook's loop, although Lightning drives it.
 
 # %% [markdown]
-# ## 16. What counting reaches
+# ## 16. How far counting gets
 #
-# Before any network comes the question what counting reaches. `bigram_counts` is the lecture's first model: how often
+# Before training a network, ask how far counting gets you. `bigram_counts` is the lecture's first model: how often
 # each token follows each other one, (V, V), the boundary before and after each name included. `num_contexts` tells
 # how many different contexts there are in X. And `best_weight` mixes two models: which weight w between 0 and 1 makes
 # the mean of -log(w·p + (1 - w)·q) smallest, where p and q are the probabilities that each model gave to the same
@@ -743,7 +746,7 @@ w = best_weight(p, q)
 print(
     f"network {-p.log().mean():.3f}, counts {-q.log().mean():.3f}, {w:.2f} of the network and the rest of the counts:"
 )
-print(f"mixture {-(w * p + (1 - w) * q).log().mean():.3f}, all of dev")
+print(f"mixture {-(w * p + (1 - w) * q).log().mean():.3f}")
 
 X_test, Y_test = examples(test_names, T)
 with torch.no_grad():
@@ -752,7 +755,7 @@ q = (-kneser_ney.nats(*examples(test_names, 5))).exp()
 print(f"test, looked at once: {-p.log().mean():.3f}, {-q.log().mean():.3f}, {-(w * p + (1 - w) * q).log().mean():.3f}")
 
 # %% [markdown]
-# Contexts explode, and names do not: of the possible ones hardly any is ever seen. Kneser–Ney falls back on shorter
+# The number of possible contexts explodes with the order; few of them ever occur. Kneser–Ney falls back on shorter
 # ones. It is hard to beat, and together both are better than each alone: they make different mistakes.
 #
 # The program does this in `mlp_lm/models/ngram.py:count` and `mlp_lm/models/mixture.py:best_weights`, and differs in
@@ -762,8 +765,8 @@ print(f"test, looked at once: {-p.log().mean():.3f}, {-q.log().mean():.3f}, {-(w
 # ## 17. From letters to words
 #
 # The paper's tokens are words, and its example is a sentence: whoever has read "the cat is walking in the bedroom"
-# should not be surprised by "a dog was running in a room". Counts are. A network is not, if "cat" and "dog" have
-# similar embeddings. Here are 200 such sentences for it, and others to try it on.
+# should not be surprised by "a dog was running in a room". Counts are surprised. A network is not, if "cat" and "dog"
+# have similar embeddings. Here are 200 such sentences for it, and others to try it on.
 #
 # `tokenize` splits a text into words and punctuation marks; an apostrophe inside a word is part of it. `nearest`
 # returns the `num` tokens whose rows in the table (V, E) have the largest cosines with that of `token`, the nearest
@@ -773,7 +776,7 @@ print(f"test, looked at once: {-p.log().mean():.3f}, {-q.log().mean():.3f}, {-(w
 # %%
 def tokenize(text: str) -> list[str]:
     # BEGIN SOLUTION
-    return re.findall(r"[\w']+|[^\w\s]", text)
+    return re.findall(r"\w+(?:'\w+)*|[^\w\s]", text)
     # END SOLUTION
 
 

@@ -95,7 +95,7 @@ def main(args: Sequence[str]) -> int:
         "--names",
         metavar="FILE",
         default="names",
-        help="other names than the bundled ones; makemore are the lecture's, which are fetched once",
+        help="text file with one name a line, in place of the bundled names; makemore fetches the lecture's",
     )
     given = parser.parse_args(args)
     try:
