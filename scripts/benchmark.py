@@ -13,9 +13,8 @@ Everything runs in processes of its own, in turn, on the lecture split of names.
 
 Rivals run with one thread and with all cores, and the better median counts; ours chooses for itself. Times of a loop
 are from its first step to its last, those of ours from the call of Trainer.fit to its return; whole processes are timed
-from outside. Time to quality: dev loss at 40 equal intervals of each run; the lecture's loop's first time within
-0.005 of its final dev loss against the first time of `lecture_fast.yaml` at or below that loss. At last, names.yaml
-with all that TensorBoard shows against the same with nothing logged.
+from outside. At last, names.yaml with all that TensorBoard shows against the same with nothing logged. Time to a loss
+is raced by `scripts/figures.py`.
 """
 
 from __future__ import annotations
@@ -148,11 +147,12 @@ def ours(path: str, steps: int, evaluations: int, flags: tuple[str, ...] = (), c
             extra.append(f"--trainer.val_check_interval={steps // evaluations}")
         if main([*run, *extra]) != 0:
             raise SystemExit("fit failed")
-        curve = _dev_curve(folder, clock["wall"]) if evaluations else []
+        curve = dev_curve(folder, clock["wall"]) if evaluations else []
     return {"seconds": clock["seconds"], "steps": steps, "curve": curve}
 
 
-def _dev_curve(run_dir: str, start: float) -> list[tuple[float, float]]:
+def dev_curve(run_dir: str, start: float) -> list[tuple[float, float]]:
+    """Dev losses of a run, each with the seconds since `start`, a `time.time()`."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     events = EventAccumulator(run_dir)
@@ -172,7 +172,6 @@ RIVALS: dict[str, Callable[[str, int, int], Result]] = {
     "ours, autograd": ours_with("--model.handwritten_step=false"),
     "ours, K = 1": ours_with("--data.steps_per_execution=1"),
     "ours, K = 1, autograd": ours_with("--data.steps_per_execution=1", "--model.handwritten_step=false"),
-    "lecture_fast": ours_with(config="lecture_fast"),
     "names": ours_with(config="names"),
     "names, nothing logged": ours_with("--trainer.logger=false", config="names"),
 }
@@ -241,20 +240,6 @@ def whole(path: str, repeats: int, threads: int) -> dict[str, Result]:
     return {name: {"loop_s": median(r, "seconds"), "process_s": median(r, "process")} for name, r in results.items()}
 
 
-def quality(path: str, repeats: int, threads: int) -> dict[str, Result]:
-    """Seconds until dev loss is within 0.005 of what the lecture's loop ends with."""
-    racers = {"lecture": {"threads": threads, "steps": 200_000}, "lecture_fast": {"steps": 3000}}
-    race = alternate(racers, path, repeats, evaluations=40)
-    pairs: dict[str, list[Result]] = {name: [] for name in race}
-    for theirs, fast in zip(race["lecture"], race["lecture_fast"], strict=True):
-        target = theirs["curve"][-1][1] + 0.005
-        for name, result in (("lecture", theirs), ("lecture_fast", fast)):
-            loop = next((seconds for seconds, loss in result["curve"] if loss <= target), float("inf"))
-            around = result["process"] - result["seconds"]  # what a process does before and after belongs to the whole
-            pairs[name].append({"loop_s": loop, "process_s": loop + around, "target": target})
-    return {name: {key: median(r, key) for key in ("loop_s", "process_s", "target")} for name, r in pairs.items()}
-
-
 def extras(repeats: int) -> dict[str, Result]:
     """Seconds of names.yaml with all that TensorBoard shows, and with nothing logged."""
     results = alternate({"names": {}, "names, nothing logged": {}}, "names", repeats, steps=3000)
@@ -262,7 +247,7 @@ def extras(repeats: int) -> dict[str, Result]:
 
 
 def benchmark(path: str, repeats: int, loop_steps: int, lightning_steps: int) -> Result:
-    """All measurements; the parts that the README's table is made of."""
+    """All measurements."""
     report: Result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "repeats": repeats,
@@ -273,17 +258,12 @@ def benchmark(path: str, repeats: int, loop_steps: int, lightning_steps: int) ->
     best = {rival: min((n for n in times if n.startswith(rival)), key=times.__getitem__) for rival in theirs}
     threads = int(best["lecture"].split()[1])
     report["whole"] = runs = whole(path, repeats, threads)
-    report["quality"] = race = quality(path, repeats, threads)
     report["extras"] = shown = extras(repeats)
     report["ratios"] = {
         "ours ÷ lecture's loop, loop": times["ours"] / times[best["lecture"]],
         "ours ÷ lecture's loop, loop of 200,000 steps": runs["ours"]["loop_s"] / runs["lecture"]["loop_s"],
         "ours ÷ lecture's loop, whole process": runs["ours"]["process_s"] / runs["lecture"]["process_s"],
         "ours ÷ plain Lightning, loop": times["ours"] / times[best["lightning"]],
-        "lecture_fast ÷ lecture's loop, time to quality, whole process": race["lecture_fast"]["process_s"]
-        / race["lecture"]["process_s"],
-        "lecture_fast ÷ lecture's loop, time to quality, loop": race["lecture_fast"]["loop_s"]
-        / race["lecture"]["loop_s"],
         "names.yaml with all that TensorBoard shows ÷ with nothing logged, loop": shown["names"]["loop_s"]
         / shown["names, nothing logged"]["loop_s"],
     }
@@ -295,8 +275,7 @@ def render(report: Result) -> str:
     lines = [f"{report['machine']}; medians of {report['repeats']}", ""]
     lines += ["| loop, batch 32 | µs a step | peak MiB |", "|---|---|---|"]
     lines += [f"| {n} | {v['µs_per_step']:.0f} | {v['peak_mib']:.0f} |" for n, v in report["loop"].items()]
-    target = report["quality"]["lecture"]["target"]
-    for title, part in (("200,000 steps", "whole"), (f"to dev {target:.3f}", "quality"), ("names.yaml", "extras")):
+    for title, part in (("200,000 steps", "whole"), ("names.yaml", "extras")):
         lines += ["", f"| {title} | loop, s | whole process, s |", "|---|---|---|"]
         lines += [f"| {n} | {v['loop_s']:.1f} | {v['process_s']:.1f} |" for n, v in report[part].items()]
     lines += ["", "| ratio | |", "|---|---|"]

@@ -9,6 +9,7 @@ import re
 import shlex
 from pathlib import Path
 
+import figures
 import pytest
 import yaml
 
@@ -18,7 +19,7 @@ from mlp_lm.text.datasets import DATASETS, RemoteFile
 from mlp_lm.training.schema import SECTIONS, config_schema
 from tests.conftest import ROOT, Capture
 
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 SHORT = ["--trainer.max_steps=3", "--model.lr_decay_steps=3"]
 LONGER = ["--trainer.max_steps=5", "--model.lr_decay_steps=5"]  # of a run that is resumed
 QUICK = ["--steps=200", "--data.batch_size=64", "--model.hidden_dim=32"]  # of a range test
@@ -85,3 +86,9 @@ def test_every_command_of_the_readme_runs(
             shorter = ["--jobs=1", *([] if "--sweep_dir" in args else [f"--vary={flag[2:]}" for flag in SHORT])]
             shorter += ["--trials=2"] if "--trials" in args else []
         assert main([*args, *shorter]) == 0, (args, capsys.readouterr().err)
+
+
+def test_the_tables_of_the_readme_are_what_the_script_makes_of_its_figures() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert figures.with_tables(text, figures.read_json(figures.FIGURES)) == text
+    assert {f"{config}.yaml" for config in figures.CONFIGS} <= {path.name for path in CONFIGS}

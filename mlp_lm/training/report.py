@@ -68,6 +68,7 @@ def build_report(
         "vocab_size": data.vocab_size,
         "weights": module.network.count_weights(),
         "windows": {split: len(getattr(data.corpus, split)) for split in SPLITS},
+        "threads": torch.get_num_threads(),
         "device": str(module.trainer.strategy.root_device),  # the module is back on the CPU
         "first_step": first_step,
         "steps": steps,

@@ -1,0 +1,310 @@
+"""The README's tables of losses on names, and the race to three of them, each made by one command.
+
+    python scripts/figures.py [names lecture …] [--splits lecture,unique] [--all] [--path names.txt] [--readme]
+    python scripts/figures.py --race [--repeats 5] [--path names.txt] [--readme]
+
+The first trains the configs and the peers of `scripts/peers.py` that are named (else all that take less than a minute,
+or with `--all` all) on the splits named, one after the other. It measures dev and test of `best.ckpt`, reloaded, beside
+the counts of the order that is best on dev, and beside the mixture of both, whose weights are best on dev; of a peer,
+its last or best weights, and the time of its loop. The second measures how long it takes from the start of a process to
+the first dev loss that is low enough, with the rivals beside, in turn. Figures of all calls are kept in
+`scripts/figures.json`; `--readme` writes them into the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import benchmark
+import peers
+import torch
+import torch.nn.functional as F
+
+from mlp_lm import load
+from mlp_lm.errors import DataError
+from mlp_lm.models import mixture
+from mlp_lm.models.checkpoint import save_parts
+from mlp_lm.models.language_model import CorpusFacts, LanguageModel
+from mlp_lm.models.ngram import NGramModel, count, modified_kneser_ney
+from mlp_lm.text.corpus import Corpus, CorpusSettings, load_corpus
+from mlp_lm.text.datasets import resolve_path
+from mlp_lm.text.windows import Windows
+
+ROOT = Path(__file__).resolve().parent.parent
+FIGURES, README = ROOT / "scripts" / "figures.json", ROOT / "README.md"
+SPLITS = ("bundled", "lecture", "unique")
+ORDERS = range(3, 9)  # of counts; the best one on dev is among them, on all three splits
+Row = dict[str, Any]
+LOOP = "the lecture's loop"
+
+
+# -- losses ------------------------------------------------------------------------------------------------------------
+
+
+def settings_of(split: str, path: str) -> CorpusSettings:
+    """A split of the bundled names, or of `path`, the lecture's names.txt."""
+    return CorpusSettings(path="names" if split == "bundled" else path, unique=split != "lecture")
+
+
+@functools.cache
+def corpus_and_counts(settings: CorpusSettings) -> tuple[Corpus, LanguageModel]:
+    """A corpus, and its count model of the order that is best on dev."""
+    corpus = load_corpus(settings)
+    size = len(corpus.vocab)
+    models = [NGramModel(modified_kneser_ney(count(corpus.train, size, order))[0], size) for order in ORDERS]
+    best = min(models, key=lambda model: float(model.nats(*Windows(corpus.dev, model.context_size)[:]).mean()))
+    return corpus, LanguageModel.of_counts(best, corpus.vocab, CorpusFacts.of(corpus))
+
+
+def measure_config(config: str, split: str, path: str, flags: Sequence[str] = ()) -> tuple[Row, LanguageModel]:
+    """Train a config, and measure its network, the counts, and their mixture, which comes back too."""
+    settings = settings_of(split, path)
+    with tempfile.TemporaryDirectory() as folder:
+        data = [f"--data.path={settings.path}", f"--data.unique={str(settings.unique).lower()}"]
+        begin = time.perf_counter()
+        run("fit", f"--config=configs/{config}.yaml", f"--run_dir={folder}", *data, *flags)
+        seconds, report, network = time.perf_counter() - begin, read_json(f"{folder}/report.json"), load(folder)
+    corpus, counts = corpus_and_counts(settings)
+    row = {"weights": report["weights"], "steps": report["best_step"], "seconds": seconds, "threads": report["threads"]}
+    parts, weights = [network, counts], torch.empty(0)
+    for name in ("dev", "test"):
+        stream = getattr(corpus, name)
+        probs = torch.stack([mixture.target_probs(part, Windows(stream, part.context_size)) for part in parts])
+        weights = mixture.best_weights(probs) if name == "dev" else weights
+        for kind, of_kind in zip(("network", "counts", "mixture"), (*probs, weights @ probs), strict=True):
+            row[f"{kind}_{name}"] = -of_kind.log().mean().item()
+    return row, mixture.mix(parts, weights.tolist())
+
+
+def measure_lecture(corpus: Corpus) -> Row:
+    """The lecture's loop."""
+    torch.manual_seed(42)
+    torch.set_num_threads(1)  # two make it no faster
+    parameters = peers.lecture_parameters(len(corpus.vocab))
+    windows = {name: Windows(getattr(corpus, name), 3)[:] for name in ("train", "dev", "test")}
+    begin, steps = time.perf_counter(), 200_000
+    peers.train_lecture(parameters, *windows["train"], steps)
+    seconds = time.perf_counter() - begin
+    row: Row = {"weights": sum(p.numel() for p in parameters), "steps": steps, "seconds": seconds, "threads": 1}
+    with torch.no_grad():
+        for name in ("dev", "test"):
+            x, y = windows[name]
+            row[f"network_{name}"] = F.cross_entropy(peers.lecture_logits(parameters, x), y).item()
+    return row
+
+
+def measure_gpt(train: Callable[[int, peers.Items, peers.Items], peers.GPT], steps: int, corpus: Corpus) -> Row:
+    """One of the transformers."""
+    items = {name: [*map(corpus.vocab.encode, corpus.items(name))] for name in ("train", "dev", "test")}
+    torch.manual_seed(42)
+    begin = time.perf_counter()
+    model = train(len(corpus.vocab), items["train"], items["dev"])
+    seconds = time.perf_counter() - begin
+    row: Row = {"weights": sum(p.numel() for p in model.parameters()), "steps": steps, "seconds": seconds}
+    row |= {f"network_{name}": peers.gpt_loss(model, items[name]) for name in ("dev", "test")}
+    return {**row, "threads": torch.get_num_threads()}
+
+
+def microgpt(steps: int) -> Callable[[Corpus], Row]:
+    """microgpt's sizes and recipe for so many steps of one name."""
+
+    def measure(corpus: Corpus) -> Row:
+        torch.set_num_threads(1)
+        return measure_gpt(lambda size, items, dev: peers.train_microgpt(size, items, steps), steps, corpus)
+
+    return measure
+
+
+def makemore(corpus: Corpus) -> Row:
+    """makemore.py's transformer."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    return measure_gpt(lambda size, items, dev: peers.train_makemore(size, items, dev, 20_000), 20_000, corpus)
+
+
+CONFIGS = {
+    "names": ["bundled", "lecture", "unique"],
+    "lecture": ["lecture", "unique"],
+    "lecture_fast": ["lecture", "unique"],
+    "best": ["lecture", "unique"],
+}
+PEERS: dict[str, Callable[[Corpus], Row]] = {
+    LOOP: measure_lecture,
+    "microgpt": microgpt(1000),
+    "microgpt, longer": microgpt(100_000),
+    "makemore.py's transformer": makemore,
+}
+# Trained once more, by the mixture of what came out and counts.
+TAUGHT = {"best": ["--model.dropout=0", "--trainer.max_steps=5000"]}
+SLOW = {"best", LOOP, "microgpt, longer", "makemore.py's transformer"}  # minutes
+
+
+def losses(kept: Row, names: Sequence[str], splits: Sequence[str], path: str) -> None:
+    """Measure what is named, row by row, into `kept`."""
+    for name in names:
+        for split in [s for s in CONFIGS.get(name, ["lecture", "unique"]) if s in splits]:
+            if name in CONFIGS:
+                row, mixed = measure_config(name, split, path)
+            else:
+                row = PEERS[name](corpus_and_counts(settings_of(split, path))[0])
+            rows = {name: row}
+            if name in TAUGHT:
+                with tempfile.TemporaryDirectory() as folder:
+                    save_parts(teacher := f"{folder}/mixture.npz", mixed)
+                    rows[f"{name}, taught"], _ = measure_config(
+                        name, split, path, [f"--data.teacher={teacher}", *TAUGHT[name]]
+                    )
+            for label, figures in rows.items():
+                kept.setdefault("losses", {})[f"{label}, {split}"] = figures
+                print(f"{label}, {split}: dev {figures['network_dev']:.4f}", file=sys.stderr)
+            keep(kept)
+
+
+def losses_table(kept: Row) -> list[str]:
+    """The table of all losses that are kept."""
+    columns = [f"{kind} {split}" for kind in ("network", "counts", "mixture") for split in ("dev", "test")]
+    lines = [" | ".join(["| config", "split", "weights", "steps", "s", "threads", *columns]) + " |"]
+    lines.append("|---" * (6 + len(columns)) + "|")
+    labels = {name: f"`{name}.yaml`" for name in CONFIGS}
+    labels |= {f"{name}, taught": f"`{name}.yaml`, taught" for name in TAUGHT} | {name: name for name in PEERS}
+    for name, label in labels.items():
+        for split in SPLITS:
+            if row := kept["losses"].get(f"{name}, {split}"):
+                cells = [label, split, f"{row['weights']:,}", f"{row['steps']:,}"]
+                cells += [f"{row['seconds']:.0f}", str(row["threads"])]
+                cells += [f"{row[key]:.3f}" if (key := c.replace(" ", "_")) in row else "–" for c in columns]
+                lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+# -- the race ----------------------------------------------------------------------------------------------------------
+
+RACES = {  # dev losses on the lecture split, and what gets there; the lecture's loop ends at the first
+    2.166: ["fit --config configs/race/2.166.yaml", "ngram --orders 4", LOOP],
+    2.1: ["fit --config configs/race/2.10.yaml", "ngram --orders 4"],
+    2.0: ["fit --config configs/race/2.00.yaml", "ngram --orders 6"],
+}
+
+
+def race(kept: Row, repeats: int, path: str) -> None:
+    """Let all race in turn, `repeats` times, and keep the medians."""
+    times: dict[tuple[float, str], list[tuple[float, float]]] = {}
+    for repeat in range(repeats):
+        for target, racers in RACES.items():
+            for racer in racers:
+                found = times.setdefault((target, racer), [])
+                found.append(time_to(target, racer, path))
+                print(f"{repeat + 1}/{repeats} {racer}, {target}: {found[-1][0]:.2f} s", file=sys.stderr)
+    kept["race"] = []
+    for (target, racer), seconds in times.items():
+        process, loop = map(statistics.median, zip(*seconds, strict=True))
+        kept["race"].append({"loss": target, "racer": racer, "process": process, "loop": loop})
+    keep(kept)
+
+
+def time_to(target: float, racer: str, path: str) -> tuple[float, float]:
+    """Seconds from the start of a process, and of its loop, to the first dev loss of at most `target`."""
+    if racer == LOOP:
+        result = benchmark.start("lecture", path, 200_000, evaluations=40, threads=1)
+        loop = min(first(result["curve"], target), result["seconds"])  # some runs end a little above it
+        return loop + result["process"] - result["seconds"], loop
+    command, *flags = racer.split()
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.time()
+        if command == "ngram":
+            run(command, path, "--unique=false", *flags, f"--json={folder}/report.json")
+            end = time.time()
+            (order,) = read_json(f"{folder}/report.json")["orders"]
+            curve, seconds = [(end - begin, order["dev"])], order["seconds"]
+        else:
+            run(command, *flags, f"--data.path={path}", "--data.unique=false", f"--run_dir={folder}")
+            curve, seconds = benchmark.dev_curve(folder, begin), read_json(f"{folder}/report.json")["seconds"]
+    return first(curve, target), seconds
+
+
+def first(curve: Sequence[tuple[float, float]], target: float) -> float:
+    """Seconds of the first point (seconds, loss) of at most `target`; infinite if there is none."""
+    return next((seconds for seconds, loss in curve if loss <= target), math.inf)
+
+
+def race_table(kept: Row) -> list[str]:
+    """The race that is kept, as a table."""
+    lines = ["| dev loss | reached by | from the start of the process, s | of the loop, s |", "|---|---|---|---|"]
+    for row in kept["race"]:
+        racer = row["racer"] if row["racer"] == LOOP else f"`{row['racer']}`"
+        lines.append(f"| {row['loss']:.3f} | {racer} | {row['process']:.1f} | {row['loop']:.1f} |")
+    return lines
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------------
+
+TABLES: dict[str, Callable[[Row], list[str]]] = {"losses": losses_table, "race": race_table}
+
+
+def run(*words: str) -> None:
+    """Run a command as a user does, without its output."""
+    subprocess.run([sys.executable, "-m", "mlp_lm", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def read_json(path: str | Path) -> Row:
+    """The content of a JSON file."""
+    content: Row = json.loads(Path(path).read_text(encoding="utf-8"))
+    return content
+
+
+def keep(kept: Row) -> None:
+    """Write all figures to `scripts/figures.json`."""
+    FIGURES.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def with_tables(text: str, kept: Row) -> str:
+    """`text` with each table between its marker lines."""
+    for name, table in TABLES.items():
+        start, end = f"<!-- {name}: scripts/figures.py -->\n", f"\n<!-- end of {name} -->"
+        before, _, rest = text.partition(start)
+        if name in kept and end in rest:
+            text = before + start + "\n".join(table(kept)) + end + rest.partition(end)[2]
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [*CONFIGS, *PEERS]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
+    parser.add_argument("--all", action="store_true", help="those that take minutes, too")
+    parser.add_argument("--splits", default=",".join(SPLITS), help="of bundled, lecture, unique")
+    parser.add_argument("--race", action="store_true", help="measure the race, not the losses")
+    parser.add_argument("--repeats", type=int, default=5, help="of the race")
+    parser.add_argument("--path", default="makemore", help="names.txt of the lecture; by default fetched once")
+    parser.add_argument("--readme", action="store_true", help="write what is kept into the README")
+    args = parser.parse_args()
+    splits = args.splits.split(",")
+    if unknown := [*({*args.names} - {*names}), *({*splits} - {*SPLITS})]:
+        parser.error(f"{unknown[0]}: expected some of {', '.join(names)}, and splits among {', '.join(SPLITS)}")
+    kept = read_json(FIGURES) if FIGURES.exists() else {}
+    try:
+        if args.race:
+            race(kept, args.repeats, str(resolve_path(args.path).resolve()))
+        elif not args.readme or args.names or args.all:
+            chosen = args.names or [name for name in names if args.all or name not in SLOW]
+            losses(kept, chosen, splits, str(resolve_path(args.path).resolve()))
+    except DataError as error:
+        parser.error(str(error))
+    if args.readme:
+        README.write_text(with_tables(README.read_text(encoding="utf-8"), kept), encoding="utf-8")
+    print(*(line for name, table in TABLES.items() if name in kept for line in ["", *table(kept)]), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
