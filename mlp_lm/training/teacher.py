@@ -6,7 +6,6 @@ that the mixture makes up, comes close to it on its own. T context, V vocabulary
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ class TaughtWindows(Windows):
 
     def to(self, device: torch.device) -> TaughtWindows:
         """These windows with their data on `device`."""
-        moved = copy.copy(super().to(device))
+        moved = super().to(device)
         assert isinstance(moved, TaughtWindows)
         moved.probs = self.probs.to(device)
         return moved
