@@ -653,8 +653,8 @@ print(f"dev after 10,000 steps: {mean_loss(params, X_dev, Y_dev):.3f}, better {m
 #
 # There is no magic in autograd. `backward` returns the gradients of the mean cross-entropy for C, W1, b1, W2 and b2,
 # each in its parameter's shape, without `.backward()` or `torch.autograd`. Begin at the end: the derivative with
-# respect to the logits is the probabilities, minus 1 at the target, divided by B. The derivative of tanh is 1 -
-# tanh².
+# respect to the logits is the probabilities, minus 1 at the target, divided by B. The derivative of tanh is
+# `1 - tanh²`.
 
 
 # %%
@@ -738,20 +738,23 @@ for order in range(2, 7):
         f"Kneser–Ney dev {kneser_ney.nats(contexts, targets).mean():.3f}"
     )
 
+
 # %%
-with torch.no_grad():
-    p = F.softmax(forward(better, X_dev), 1)[torch.arange(len(Y_dev)), Y_dev].double()
-q = (-kneser_ney.nats(*examples(dev_names, 5))).exp()
+def target_probs(names: list[str]) -> tuple[Tensor, Tensor]:
+    """What the network and the counts give to the right tokens."""
+    X, Y = examples(names, T)
+    with torch.no_grad():
+        p = F.softmax(forward(better, X), 1)[torch.arange(len(Y)), Y].double()
+    return p, (-kneser_ney.nats(*examples(names, 5))).exp()
+
+
+p, q = target_probs(dev_names)
 w = best_weight(p, q)
 print(
     f"network {-p.log().mean():.3f}, counts {-q.log().mean():.3f}, {w:.2f} of the network and the rest of the counts:"
 )
 print(f"mixture {-(w * p + (1 - w) * q).log().mean():.3f}")
-
-X_test, Y_test = examples(test_names, T)
-with torch.no_grad():
-    p = F.softmax(forward(better, X_test), 1)[torch.arange(len(Y_test)), Y_test].double()
-q = (-kneser_ney.nats(*examples(test_names, 5))).exp()
+p, q = target_probs(test_names)
 print(f"test, looked at once: {-p.log().mean():.3f}, {-q.log().mean():.3f}, {-(w * p + (1 - w) * q).log().mean():.3f}")
 
 # %% [markdown]

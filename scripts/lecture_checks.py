@@ -197,10 +197,10 @@ def close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5)
 
 
-def a_network(V: int = 7, T: int = 3, E: int = 4, H: int = 5, seed: int = 1) -> list[Tensor]:
-    """C, W1, b1, W2, b2 of a small network."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = [(V, E), (T * E, H), (H,), (H, V), (V,)]
+def a_network() -> list[Tensor]:
+    """C, W1, b1, W2, b2 of a small network: V = 7, T = 3, E = 4, H = 5."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(7, 4), (12, 5), (5,), (5, 7), (7,)]
     return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
 
 
@@ -212,10 +212,29 @@ def as_mlp(params: Sequence[Tensor], context_size: int) -> MLP:
     return MLP.from_weights(weights, len(C), context_size, embedding_dim=C.shape[1], hidden_dim=W1.shape[1])
 
 
-def some_windows(num: int = 12, V: int = 7, T: int = 3, seed: int = 2) -> tuple[Tensor, Tensor]:
-    """Random contexts (num, T) and targets (num,)."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(V, (num, T + 1), generator=generator)
+def logits_of(params: Sequence[Tensor], X: Tensor) -> Tensor:
+    """Logits (B, V) of the contexts X (B, T)."""
+    C, W1, b1, W2, b2 = params
+    return torch.tanh(C[X].flatten(1) @ W1 + b1) @ W2 + b2
+
+
+def after_steps(
+    params: Sequence[Tensor], X: Tensor, Y: Tensor, rate: float, num_steps: int, zero: bool = True
+) -> list[Tensor]:
+    """The parameters after so many steps on one batch; without `zero`, gradients add up from step to step."""
+    weights = [p.detach() for p in params]
+    sums = [torch.zeros_like(p) for p in weights]
+    for _ in range(num_steps):
+        leaves = [p.clone().requires_grad_() for p in weights]
+        gradients = torch.autograd.grad(F.cross_entropy(logits_of(leaves, X), Y), leaves)
+        sums = [g if zero else s + g for s, g in zip(sums, gradients, strict=True)]
+        weights = [p - rate * s for p, s in zip(weights, sums, strict=True)]
+    return weights
+
+
+def some_windows(num: int = 12) -> tuple[Tensor, Tensor]:
+    """Random contexts (num, 3) and targets (num,), of 7 tokens."""
+    rows = torch.randint(7, (num, 4), generator=torch.Generator().manual_seed(2))
     return rows[:, :-1], rows[:, -1]
 
 
@@ -377,7 +396,7 @@ def _(forward: Callable[..., Any], written_out: Callable[..., Any]) -> None:
     divided by `counts.sum(1, keepdim=True)`; the targets' probabilities are `probs[torch.arange(B), targets]`."""
     params, (X, _) = a_network(), some_windows()
     C, W1, b1, W2, b2 = params
-    right = torch.tanh(C[X].flatten(1) @ W1 + b1) @ W2 + b2
+    right = logits_of(params, X)
     z = C[X].flatten(1) @ W1 + b1
     mistakes = {
         "The tanh is missing.": z @ W2 + b2,
@@ -389,26 +408,22 @@ def _(forward: Callable[..., Any], written_out: Callable[..., Any]) -> None:
     compare(tensor(run(forward, params, X), "the logits", right.shape), right, "the logits", mistakes)
     logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(3))
     targets, rows = torch.tensor([0, 3, 1, 1]), torch.arange(4)
-    loss, counts = F.cross_entropy(logits, targets), logits.exp()
+    loss, counts, probs = F.cross_entropy(logits, targets), logits.exp(), logits.softmax(1)
+
+    def mean_nll(probs: Tensor) -> Tensor:
+        return -probs[rows, targets].log().mean()
+
     mistakes = {
-        "The probabilities are those of columns: each row has to sum to 1, so sum over dim 1.": -logits.softmax(0)[
-            rows, targets
-        ]
-        .log()
-        .mean(),
-        "`keepdim=True` is missing: each column was divided by the sum of a row.": -(counts / counts.sum(1))[
-            rows, targets
-        ]
-        .log()
-        .mean(),
+        "The probabilities are those of columns: each row has to sum to 1, so sum over dim 1.": (
+            mean_nll(logits.softmax(0))
+        ),
+        "`keepdim=True` is missing: each column was divided by the sum of a row.": mean_nll(counts / counts.sum(1)),
         "It is the sum; the mean is asked for.": 4 * loss,
         "The minus sign is missing.": -loss,
-        "That is -log of the mean; the mean of -log is asked for.": -logits.softmax(1)[rows, targets].mean().log(),
-        "`probs[:, targets]` takes all columns of all rows: `probs[torch.arange(B), targets]`.": -logits.softmax(1)[
-            :, targets
-        ]
-        .log()
-        .mean(),
+        "That is -log of the mean; the mean of -log is asked for.": -probs[rows, targets].mean().log(),
+        "`probs[:, targets]` takes all columns of all rows: `probs[torch.arange(B), targets]`.": (
+            -probs[:, targets].log().mean()
+        ),
     }
     compare(
         tensor(run(written_out, logits, targets), "the loss", ()), loss, "the loss of four rows of logits", mistakes
@@ -454,7 +469,7 @@ def _(step: Callable[..., Any], lower_bound: Callable[..., Any]) -> None:
     uphill = F.cross_entropy(as_mlp(params, 3)(X), Y).item() > first
     expect(not uphill, "the loss after a step", f"below {first:.4f}", "more", "The step goes uphill: subtract.")
     run(step, params, X, Y, rate)
-    once, summed = _two_steps(before, X, Y, rate, zero=True), _two_steps(before, X, Y, rate, zero=False)
+    once, summed = after_steps(before, X, Y, rate, 2), after_steps(before, X, Y, rate, 2, zero=False)
     why = "Gradients add up: set `p.grad = None` before each backward pass."
     expect(not close(params[1], summed[1]), "W1 after two steps", once[1], params[1].detach(), why)
     for name, p, old, right in zip(PARAMS, params, before, once, strict=True):
@@ -464,18 +479,6 @@ def _(step: Callable[..., Any], lower_bound: Callable[..., Any]) -> None:
     found, bound = float(run(lower_bound, X, Y)), _bound(X, Y)
     what = "the bound for the windows ..→a, ..→a, ..→b, a.→c, a.→c, .a→a"
     expect(abs(found - bound) < 1e-4, what, f"{bound:.4f}, which is (2·ln(3/2) + ln 3) / 6", f"{found:.4f}")
-
-
-def _two_steps(params: Sequence[Tensor], X: Tensor, Y: Tensor, rate: float, zero: bool) -> list[Tensor]:
-    weights = [p.clone().requires_grad_() for p in params]
-    sums = [torch.zeros_like(p) for p in params]
-    for _ in range(2):
-        C, W1, b1, W2, b2 = weights
-        loss = F.cross_entropy(torch.tanh(C[X].flatten(1) @ W1 + b1) @ W2 + b2, Y)
-        gradients = torch.autograd.grad(loss, weights)
-        sums = [g if zero else s + g for s, g in zip(sums, gradients, strict=True)]
-        weights = [(p - rate * s).detach().requires_grad_() for p, s in zip(weights, sums, strict=True)]
-    return [p.detach() for p in weights]
 
 
 def _bound(X: Tensor, Y: Tensor) -> float:
@@ -603,16 +606,10 @@ def _(mean_loss: Callable[..., Any], step_with_decay: Callable[..., Any]) -> Non
     before = [p.detach().clone() for p in params]
     run(step_with_decay, params, X, Y, 0.01, 5.0)
     why = "W1 and W2 alone also shrink, by the factor 1 - learning rate · decay."
-    for name, p, old, stepped in zip(PARAMS, params, before, _one_step(before, X, Y, 0.01), strict=True):
+    for name, p, old, stepped in zip(PARAMS, params, before, after_steps(before, X, Y, 0.01, 1), strict=True):
         right_weights = stepped - 0.05 * old * (name in ("W1", "W2"))
         same = torch.allclose(p.detach(), right_weights, atol=0.01)  # whether it shrinks before or after the step
         expect(same, f"{name} after a step with decay", right_weights, p.detach(), why)
-
-
-def _one_step(params: Sequence[Tensor], X: Tensor, Y: Tensor, rate: float) -> list[Tensor]:
-    C, W1, b1, W2, b2 = weights = [p.clone().requires_grad_() for p in params]
-    loss = F.cross_entropy(torch.tanh(C[X].flatten(1) @ W1 + b1) @ W2 + b2, Y)
-    return [p.detach() - rate * g for p, g in zip(weights, torch.autograd.grad(loss, weights), strict=True)]
 
 
 @exercise("11b")
@@ -703,9 +700,8 @@ def _(better_params: Callable[..., Any], X: Tensor, Y: Tensor) -> str | None:
     and make b1 0. Make W2 small and b2 0. Change values under `torch.no_grad()`, in place: `W1 *= …`."""
     V, T, E, H = int(max(X.max(), Y.max())) + 1, X.shape[1], 10, 200
     params = run(better_params, V, T, E, H, torch.Generator().manual_seed(1))
-    for name, p, shape in zip(
-        ("C", "W1", "b1", "W2", "b2"), params, [(V, E), (T * E, H), (H,), (H, V), (V,)], strict=True
-    ):
+    shapes = [(V, E), (T * E, H), (H,), (H, V), (V,)]
+    for name, p, shape in zip(PARAMS, params, shapes, strict=True):
         tensor(p, name, shape)
         expect(
             p.requires_grad and p.is_leaf,
