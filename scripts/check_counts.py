@@ -1,9 +1,9 @@
 """Count models against kenlm's figures on names.txt, exported ones against kenlm, and how fast counting is.
 
-    python scripts/check_counts.py names.txt [--text shakespeare.txt] [--tokens 10000000]
+    python scripts/check_counts.py names.txt [--text shakespeare.txt] [--tokens 10000000] [--lmplz PATH]
 
-Ends with exit code 1 where a loss is off by more than 0.0005 nats/token, a log-probability by more than 0.0001, or a
-limit is passed.
+With kenlm's lmplz on the PATH, or named, the large corpus is given to it, too. Ends with exit code 1 where a loss is
+off by more than 0.0005 nats/token, a log-probability by more than 0.0001, or a limit is passed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import math
 import resource
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mlp_lm.exports import arpa
 from mlp_lm.exports.details import Details
@@ -39,6 +42,11 @@ KENLM = {
 }
 NUM_ITEMS, NUM_WORDS = 1_000, 20_000  # of an exported model, to compare with kenlm
 MAX_LOG10 = 1e-4  # kenlm computes with 32 bits
+# A child's peak counts that of the process that started it, so that one that is small has to.
+PEAK_OF = (
+    "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+)
 MAX_SECONDS, MAX_GIB = 60, 4  # for ten million tokens at order 5
 
 
@@ -109,27 +117,47 @@ def _export(kenlm: ModuleType, corpus: Corpus, order: int) -> tuple[LanguageMode
         return model, kenlm.Model(f"{folder}/model.arpa")
 
 
-def measure(num_tokens: int, vocab_size: int, order: int) -> bool:
-    """Count and smooth items of independent tokens with Zipf's frequencies, which have more n-grams than text has.
+def zipf_items(num_tokens: int, vocab_size: int) -> npt.NDArray[np.int32]:
+    """Items of nine independent tokens with Zipf's frequencies, which have more n-grams than text has."""
+    rng = np.random.default_rng(1)
+    weights = 1 / np.arange(1, vocab_size)
+    stream = 1 + np.searchsorted(np.cumsum(weights / weights.sum()), rng.random(num_tokens))
+    stream = np.minimum(stream, vocab_size - 1)
+    stream[9::10] = 0
+    return stream.astype(np.int32)
+
+
+def measure(stream: npt.NDArray[np.int32], vocab_size: int, order: int) -> bool:
+    """Count and smooth.
 
     Prints seconds, and the peak of the whole process, corpus and interpreter included. Returns whether both are within
     their limits.
     """
-    rng = np.random.default_rng(1)
-    weights = 1 / np.arange(1, vocab_size)
-    stream = 1 + np.searchsorted(np.cumsum(weights / weights.sum()), rng.random(num_tokens))
-    stream = np.minimum(stream, vocab_size - 1).astype(np.int32)
-    stream[9::10] = 0  # items of nine tokens
     start = time.perf_counter()
     levels, _ = modified_kneser_ney(count(stream, vocab_size, order))
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     grams = sum(len(level.keys) for level in levels)
     print(
-        f"{num_tokens:,} tokens, V = {vocab_size:,}, order {order}: {grams:,} n-grams, "
+        f"{len(stream):,} tokens, V = {vocab_size:,}, order {order}: {grams:,} n-grams, "
         f"{seconds:.1f} s, {peak / 2**20:.2f} GiB at the peak of the process"
     )
     return seconds < MAX_SECONDS and peak / 2**20 < MAX_GIB
+
+
+def measure_lmplz(lmplz: str, stream: npt.NDArray[np.int32], order: int) -> None:
+    """Let lmplz do the same from a text file to an ARPA file; prints its seconds, and its peak."""
+    with tempfile.TemporaryDirectory() as folder:
+        text, model = Path(folder) / "text", Path(folder) / "model.arpa"
+        text.write_text(" ".join(map(str, stream.tolist())).replace(" 0 ", "\n").removesuffix(" 0") + "\n")
+        start = time.perf_counter()
+        options = ["-o", str(order), "-S", f"{MAX_GIB}G", "-T", folder, "--text", str(text), "--arpa", str(model)]
+        command = [sys.executable, "-c", PEAK_OF, lmplz, "--discount_fallback", *options]
+        peak = int(subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
+        seconds = time.perf_counter() - start
+        with model.open() as lines:
+            grams = sum(int(line.split("=")[1]) for line in islice(lines, 1, order + 1))
+    print(f"lmplz, from text to an ARPA file: {grams:,} n-grams, {seconds:.1f} s, {peak / 2**20:.2f} GiB at its peak")
 
 
 def main() -> None:
@@ -137,11 +165,15 @@ def main() -> None:
     parser.add_argument("path", help="names.txt of the lecture")
     parser.add_argument("--text", help="running text, whose words are compared with kenlm, too")
     parser.add_argument("--tokens", type=int, default=10_000_000, help="of the large corpus; 0 leaves it out")
+    parser.add_argument("--lmplz", default=shutil.which("lmplz"), help="path of kenlm's program that estimates models")
     args = parser.parse_args()
     good = check_losses(args.path)
     good &= check_exports(args.path, args.text)
     if args.tokens:
-        good &= measure(args.tokens, 100_000, 5)
+        stream = zipf_items(args.tokens, 100_000)
+        good &= measure(stream, 100_000, 5)
+        if args.lmplz:
+            measure_lmplz(args.lmplz, stream, 5)
     sys.exit(0 if good else 1)
 
 
