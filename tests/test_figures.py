@@ -124,14 +124,14 @@ def test_loss_curves_name_the_lowest_dev_loss_and_say_what_was_measured_how() ->
     ("losses", "title", "axis"),
     [
         ([[2.010], [2.014]], "Dev loss of each run, one run a point", (1.962, 2.062)),
-        ([[2.010, 2.014], [2.012]], "Dev loss of each run; lines join means", (1.962, 2.062)),
+        ([[2.010, 2.014], [2.012]], "Dev loss of each run; the line joins means", (1.962, 2.062)),
         ([[2.0], [3.0]], "Dev loss of each run, one run a point", (1.95, 3.05)),
     ],
 )
 def test_a_sweep_does_not_magnify_small_differences_and_speaks_of_means_where_there_are_some(
     losses: list[list[float]], title: str, axis: tuple[float, float]
 ) -> None:
-    (axes,) = curves.draw_varied("data.context_size", {"": [(3, losses[0]), (8, losses[1])]}).axes
+    (axes,) = curves.draw_varied("data.context_size", {3: losses[0], 8: losses[1]}).axes
     assert axes.get_title() == title
     assert axes.get_ylim() == pytest.approx(axis)
 
@@ -151,7 +151,7 @@ def test_a_sweep_does_not_magnify_small_differences_and_speaks_of_means_where_th
 def test_the_axis_of_choices_follows_from_their_values_and_dots_of_a_range_are_not_joined(
     values: list[float | str], axis: Literal["choices", "linear", "log"], scale: str, ticks: list[str] | None
 ) -> None:
-    (axes,) = curves.draw_varied("key", {"": [(value, [2.0, 2.5]) for value in values]}, axis).axes
+    (axes,) = curves.draw_varied("key", {value: [2.0, 2.5] for value in values}, axis).axes
     assert axes.get_xscale() == scale
     assert next(line.get_linestyle() for line in axes.get_lines()) == ("-" if axis == "choices" else "None")
     assert ticks is None or [label.get_text() for label in axes.get_xticklabels()] == ticks

@@ -75,32 +75,27 @@ def loss_curves(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], d
 
 def draw_varied(
     key: str,
-    series: Mapping[str, Sequence[tuple[float | str, Sequence[float]]]],
+    losses: Mapping[float | str, Sequence[float]],
     axis: Literal["choices", "linear", "log"] = "choices",
 ) -> Figure:
-    """Dev loss over the values of a setting: a run is a dot, and a line joins the dots of a series, or their means.
+    """Dev loss over the values of a setting: a run is a dot, and of choices, a line joins the dots or their means.
 
     Args:
         key: The setting.
-        series: By label, which may be "": values of the setting, numbers or words, each with the dev losses
-            (nats/token) of its runs.
-        axis: That of choices follows from the values; those of a range are linear or log, and their dots not joined.
+        losses: By its values, numbers or words, the dev losses (nats/token) of the runs.
+        axis: That of choices follows from the values; those of a range are linear or log.
     """
-    values = list(dict.fromkeys(value for points in series.values() for value, _ in points))
-    numbers = [value for value in values if not isinstance(value, str)]
-    numeric = len(numbers) == len(values)  # if one is a word, all are categories
-    place = dict(zip(values, numbers if numeric else range(len(values)), strict=True))
+    numbers = [value for value in losses if not isinstance(value, str)]
+    numeric = len(numbers) == len(losses)  # if one is a word, all are categories
+    places = dict(zip(losses, numbers if numeric else range(len(losses)), strict=True))
     figure = new_figure(7, 4.5)
     axes = figure.subplots()
-    for label, points in series.items():
-        dots = sorted((place[value], losses) for value, losses in points)
-        means = [sum(losses) / len(losses) for _, losses in dots]
-        (line,) = axes.plot([x for x, _ in dots], means, linestyle="-" if axis == "choices" else "none", label=label)
-        runs = [(x, loss) for x, losses in dots for loss in losses]
-        axes.plot(*zip(*runs, strict=True), "o", color=line.get_color(), alpha=0.6)
-    several = any(len(losses) > 1 for points in series.values() for _, losses in points)
-    means_joined = "; lines join means" if axis == "choices" else ""
-    title = "Dev loss of each run" + (means_joined if several else ", one run a point")
+    means = sorted((places[value], sum(several) / len(several)) for value, several in losses.items())
+    axes.plot(*zip(*means, strict=True), linestyle="-" if axis == "choices" else "none")
+    runs = [(places[value], loss) for value, several in losses.items() for loss in several]
+    axes.plot(*zip(*runs, strict=True), "o", color="C0", alpha=0.6)
+    joined = "; the line joins means" if axis == "choices" else ""
+    title = "Dev loss of each run" + (joined if len(runs) > len(losses) else ", one run a point")
     axes.set(xlabel=key, ylabel="lowest loss on all of dev, nats/token", title=title)
     low, high = axes.get_ylim()
     if (missing := MIN_SPAN - (high - low)) > 0:
@@ -109,17 +104,15 @@ def draw_varied(
     if axis != "choices":
         axes.set_xscale(axis)
     elif not numeric:
-        axes.set_xlim(-0.5, len(values) - 0.5)
+        axes.set_xlim(-0.5, len(losses) - 0.5)
     elif positive and min(numbers) >= 0 and max(positive) >= 10 * min(positive):  # logarithmic over a decade or more
         if min(numbers) > 0:
             axes.set_xscale("log")
         else:  # which has a place for zero
             axes.set_xscale("symlog", linthresh=min(positive))
-    if axis == "choices" and (not numeric or len(values) <= MAX_TICKS):
-        axes.set_xticks([*place.values()], labels=[f"{v:g}" if isinstance(v, float) else str(v) for v in values])
+    if axis == "choices" and (not numeric or len(losses) <= MAX_TICKS):
+        axes.set_xticks([*places.values()], labels=[f"{v:g}" if isinstance(v, float) else str(v) for v in losses])
         axes.minorticks_off()
-    if any(series):
-        axes.legend()
     axes.grid(alpha=0.3)
     return figure
 

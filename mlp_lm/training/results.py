@@ -18,7 +18,6 @@ from mlp_lm.files import write_csv
 from mlp_lm.training.study import NUMBER, PLAN, Plan, Values, latest_trials, point_folder
 
 ENOUGH = 20  # finished points, for importances
-MAX_LINES = 8  # of one picture; more cannot be told apart
 STATUS = {"COMPLETE": "finished", "PRUNED": "pruned", "RUNNING": "running", "WAITING": "waiting", "FAIL": "failed"}
 Row = dict[str, Any]  # the columns of sweep.csv
 
@@ -103,17 +102,12 @@ def importances(study: optuna.Study, names: Collection[str]) -> str:
 
 
 def save_pictures(rows: Sequence[Row], space: Mapping[str, Values], folder: Path) -> None:
-    """For each setting its picture: a line for each combination of the other choices; only dots for ranges."""
+    """For each setting its picture: the dev losses of all finished runs over its values."""
     rows = [row for row in rows if row["status"] == "finished"]
     for key, values in space.items() if rows else ():
-        others = [name for name in space if name != key]
-        labels = [", ".join(f"{name}={row[name]}" for name in others) for row in rows]
-        if len({*labels}) > MAX_LINES or not all(isinstance(space[name], CategoricalDistribution) for name in others):
-            labels = [""] * len(rows)
-        series: dict[str, dict[float | str, list[float]]] = {}
-        for label, row in zip(labels, rows, strict=True):
+        losses: dict[float | str, list[float]] = {}
+        for row in rows:
             value = float(row[key]) if re.fullmatch(NUMBER, str(row[key])) else row[key]
-            series.setdefault(label, {}).setdefault(value, []).extend(row["dev_losses"])
-        points = {label: [*values.items()] for label, values in series.items()}
+            losses.setdefault(value, []).extend(row["dev_losses"])
         axis: Any = "choices" if isinstance(values, CategoricalDistribution) else "log" if values.log else "linear"
-        curves.save(curves.draw_varied(key, points, axis), str(folder / f"{key}.png"))
+        curves.save(curves.draw_varied(key, losses, axis), str(folder / f"{key}.png"))
