@@ -24,9 +24,8 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from mlp_lm.cli import main
-from mlp_lm.training.results import best_text, importances, table_text
-from mlp_lm.training.study import Plan, open_study, take_up
-from mlp_lm.training.worker import PRUNERS
+from mlp_lm.commands.sweep import best_text, importances, space_of, table_text
+from mlp_lm.training.sweep import PRUNERS, Sweep, take_up
 from tests.conftest import LOGGED, SMALL, Capture, assert_same_run, before_step, error_of, fit, report, scalars, stop_at
 
 SWEEP = ["sweep", "--config=c.yaml", "--sweep_dir=s"]
@@ -60,9 +59,7 @@ def begin_sweep(*args: str) -> optuna.Study:
     with pytest.MonkeyPatch.context() as patch:
         stop_at(0, signal.SIGINT, patch)
         assert main([*SWEEP, *args]) == 130
-    study = open_study(Path("s"), None)
-    assert study is not None
-    return study
+    return Sweep(Path("s"), None).study
 
 
 def last_error(capsys: Capture) -> str:
@@ -72,18 +69,19 @@ def last_error(capsys: Capture) -> str:
 # -- what varies -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:The distribution is specified by")
+ASKED = {"seeds": None, "sampler": None, "trials": None}
+
+
 def test_choices_stay_as_written_and_ranges_are_numbers() -> None:
-    assert Plan(
-        [
-            "data.context-size=2,03",
-            'data.path="a,b.txt",../c.txt',
-            "model.learning_rate=1e-3..3e-2:log",
-            "model.hidden_dim=64..1024:int:log",
-            "model.dropout=0..0.5:0.25",
-            "data.batch_size=32..100:int:32",  # from which 96 is the last
-        ]
-    ).space() == {
+    vary = [
+        "data.context-size=2,03",
+        'data.path="a,b.txt",../c.txt',
+        "model.learning_rate=1e-3..3e-2:log",
+        "model.hidden_dim=64..1024:int:log",
+        "model.dropout=0..0.5:0.25",
+        "data.batch_size=32..100:int:32",  # from which 96 is the last
+    ]
+    assert space_of({**ASKED, "vary": vary, "trials": 1}) == {
         "data.context_size": CategoricalDistribution(["2", "03"]),
         "data.path": CategoricalDistribution(["a,b.txt", "../c.txt"]),
         "model.learning_rate": FloatDistribution(0.001, 0.03, log=True),
@@ -93,13 +91,12 @@ def test_choices_stay_as_written_and_ranges_are_numbers() -> None:
     }
 
 
-def test_a_grid_has_every_combination_and_other_sweeps_are_checked_at_the_ends_of_their_ranges() -> None:
-    both = ["data.context_size=2,3", "model.hidden_dim=8..16:int"]
-    grid = Plan([both[0], "model.dropout=0,1"]).completed()
-    assert [f"{p['data.context_size']}{p['model.dropout']}" for p in grid.points()] == ["20", "21", "30", "31"]
-    tpe = Plan(both, trials=2).completed()
-    assert (tpe.sampler, tpe.points()) == ("tpe", [{}, {}])
-    assert [[*point.values()] for point in tpe.points_to_check()] == [["2", 8], ["3", 8], ["2", 16]]
+def test_a_grid_has_every_combination_and_a_sampler_fills_points() -> None:
+    settings = ["--vary=data.context_size=2,3", "--vary=model.dropout=0,0.1"]
+    queued = [trial.system_attrs["fixed_params"].values() for trial in begin_sweep(*settings).get_trials()[:4]]
+    assert [[*values] for values in queued] == [["2", "0"], ["2", "0.1"], ["3", "0"], ["3", "0.1"]]
+    shutil.rmtree("s")
+    assert [t.system_attrs["fixed_params"] for t in begin_sweep(*settings, "--trials=2").get_trials()[:2]] == [{}, {}]
 
 
 @pytest.mark.parametrize(
@@ -123,13 +120,16 @@ def test_a_grid_has_every_combination_and_other_sweeps_are_checked_at_the_ends_o
         ("", ["vary: missing; expected --vary KEY=..."]),
         (
             "--vary=model.dropout=0..0.5",
-            ["trials: found None with the sampler tpe, expected how many points to choose"],
+            ["trials: found None; expected how many points"],
         ),
-        ("--vary=model.dropout=0..0.5 --sampler=grid", ["sampler: model.dropout is a range"]),
-        ("--vary=model.dropout=0,0.1 --sampler=grid --trials=1", ["trials: found 1 with the sampler grid"]),
+        ("--vary=model.dropout=0..0.5 --sampler=grid", ["trials: found None; expected how many points"]),
+        (
+            "--vary=model.dropout=0,0.1 --sampler=grid --trials=1",
+            ["trials: found 1; expected how many points random or tpe choose, also for ranges; none for a grid"],
+        ),
         ("--vary=data.teacher=nobody.ckpt", ["nobody.ckpt: no such file"]),
-        ("--vary=model.hidden_dim=4..16:int:2:4 --trials=2", ["more than one step"]),
-        ("--vary=model.dropout=0,0.1 --sweep_dir=other", ["sweep_dir: other is not empty and holds no sweep"]),
+        ("--vary=model.hidden_dim=4..16:int:2:4 --trials=2", ["expected KEY=V1,... or KEY=LOW..HIGH", "2:4"]),
+        ("--vary=model.dropout=0,0.1 --sweep_dir=other", ["sweep_dir: other is not empty"]),
         ("--sweep_dir=missing", ["vary: missing; expected --vary KEY=..., --seeds above 1, or the sweep_dir"]),
         ("--vary=model.dropout=0,0.1 --storage=sqlite:///a.db", ["sweep_dir"]),
         (
@@ -208,11 +208,12 @@ def test_what_a_sampler_chooses_does_not_depend_on_who_works_and_is_run_once() -
 def test_a_pruned_point_says_so_keeps_its_curve_and_leaves_out_its_other_seeds(capsys: Capture) -> None:
     vary = "--vary=model.learning_rate=1e-9,0.1,0.2,0.3,0.4,0.5"  # the median needs five others
     begun = begin_sweep(vary, "--seeds=2", "--prune", "--vary=trainer.logger=true")
-    for number in range(1, 6):
-        run = {"dev_loss": 2.0, "pruned": False, "best_step": 5, "weights": 9, "seconds": 1.0, "samples": []}
+    for _ in range(5):
+        losses = {"dev": {"nats_per_token": 2.0}}
+        run = {"losses": losses, "best_step": 5, "weights": 9, "seconds": 1.0, "samples": []}
         trial = begun.ask()
         trial.report(2.0, 1)
-        trial.set_user_attr("runs", [{**run, "folder": f"trial_{number}"}] * 2)
+        trial.set_user_attr("runs", [run] * 2)
         begun.tell(trial, 2.0)
     assert main(RESUME) == 0
     assert [row["status"] for row in rows()] == ["finished"] * 5 + ["pruned"]
@@ -284,8 +285,7 @@ def test_the_point_of_a_dead_worker_is_taken_up_and_that_of_a_living_one_left_al
 ) -> None:
     begun = begin_sweep(*TWO)
     begun.ask()  # as a worker does that is killed now
-    Path("s/trial_1").mkdir()
-    with FileLock("s/trial_1/.lock"):
+    with FileLock("s/.trial_1.lock"):
         assert main(RESUME) == 0
     assert [row["status"] for row in rows()] == ["finished", "running"]
     assert last_error(capsys).startswith("1 of 2 points are still at work elsewhere; to resume: ")
@@ -299,9 +299,10 @@ def test_a_worker_that_slept_so_long_that_its_point_was_taken_up_goes_on(
     undisturbed: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def take_up_elsewhere() -> None:
-        if (study := open_study(Path("s"), None)) and len(study.get_trials()) == 2:
-            take_up(study, study.get_trials()[0])
+        study = Sweep(Path("s"), None).study
+        if len(study.get_trials()) == 2:
             study.tell(0, state=TrialState.FAIL)
+            take_up(study, study.get_trials()[0])
 
     with monkeypatch.context() as patch:
         before_step(7, take_up_elsewhere, patch)

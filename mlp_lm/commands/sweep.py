@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import shlex
 import sys
-from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from statistics import mean, stdev
+from typing import Annotated, Any, Literal
 
-from filelock import FileLock
-from optuna.trial import TrialState
+import optuna
+import yaml
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
 
 from mlp_lm.errors import Interrupted, SettingsError, TrainingError
+from mlp_lm.figures import curves
+from mlp_lm.files import write_csv
 from mlp_lm.settings import Range
-from mlp_lm.training.runs import CONFIG, LOCK, new_folder
-from mlp_lm.training.study import JOURNAL, PLAN, Plan, explained, latest_trials, open_study, take_up, take_up_dead
+from mlp_lm.training.runs import CONFIG, output_folder, starred
+
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+RANGE = re.compile(rf"({NUMBER})\.\.({NUMBER})((?::[^:]+)*)")
+FORM = "KEY=V1,... or KEY=LOW..HIGH[:log][:int][:STEP]"
+STATUS = {"COMPLETE": "finished", "PRUNED": "pruned", "RUNNING": "running", "WAITING": "waiting", "FAIL": "failed"}
+Row = dict[str, Any]  # the columns of sweep.csv
 
 
 def sweep(
-    plan: Plan,
+    vary: Sequence[str] = (),
+    seeds: Annotated[int, Range(1, 1000)] | None = None,
+    sampler: Literal["grid", "random", "tpe"] | None = None,
+    trials: Annotated[int, Range(1, 10_000)] | None = None,
+    prune: bool | Literal["median", "hyperband"] = False,
     config: str | None = None,
     jobs: Annotated[int, Range(1, 1024)] = 1,
     sweep_dir: str | None = None,
@@ -33,7 +49,17 @@ def sweep(
     if a point failed.
 
     Args:
-        plan: What to search, and how.
+        vary: KEY=V1,V2,... or KEY=LOW..HIGH[:log][:int][:STEP] (repeatable): a setting of fit and its choices, as in
+            YAML, or the range it is drawn from. With one choice, it is set for all runs, for example
+            trainer.max_steps=100.
+        seeds: Runs of each point (default: 1), which is ranked by their mean dev loss; they differ in seed_everything
+            alone, counted up from the config's.
+        sampler: grid runs all combinations; random and tpe choose --trials points, tpe from what came out so far.
+            Default: tpe with --trials, else grid.
+        trials: Points that random or tpe choose.
+        prune: End a point's first run early, and leave out its other seeds: once five points are complete, if its
+            lowest dev loss so far is above the median of theirs at that validation (median, also without a value), or
+            by hyperband.
         config: Config of all runs; without one, that of fit without one.
         jobs: Runs at a time. Each gets its share of the cores, unless OMP_NUM_THREADS is set.
         sweep_dir: Folder of the sweep, new or of a sweep to resume (default: runs/<config name>/sweep_N).
@@ -42,51 +68,172 @@ def sweep(
     """
     if storage is not None and sweep_dir is None:
         raise SettingsError("storage: needs --sweep_dir DIR, whose last two names are the sweep's in the database")
-    from mlp_lm.training import results  # here: help takes no seconds
-    from mlp_lm.training.worker import checked, work
+    from mlp_lm.training.sweep import BROKEN, JOURNAL, Sweep, checked, work  # here: help takes no seconds
 
-    with explained():
-        folder = None if sweep_dir is None else Path(os.path.expanduser(sweep_dir))
-        study = None if folder is None else open_study(folder, storage)
-        if folder is None or study is None:
-            if folder is not None and folder.exists() and {path.name for path in folder.iterdir()} - {LOCK, JOURNAL}:
-                raise SettingsError(
-                    f"sweep_dir: {folder} is not empty and holds no sweep; name a new folder, or its storage"
-                )
-            plan = plan.completed()
-            text, name = checked(plan, config)
-            folder = folder or new_folder(name, "sweep", "sweep_dir")
+    asked = {"vary": [*vary], "seeds": seeds, "sampler": sampler, "trials": trials, "prune": prune}
+    folder = Path(os.path.expanduser(sweep_dir or ""))
+    try:
+        begun = Sweep(folder, storage) if sweep_dir and (storage or (folder / JOURNAL).exists()) else None
+        if begun and begun.asked:
+            space = begun.space()
+            shared, _ = checked(space, config or str(folder / CONFIG))
+            old = begun.asked["config"].splitlines()
+            changed = [f"config: {line.strip()}" for line in shared.splitlines() if line not in old]
+            changed += [f"{flag}: {value}" for flag, value in asked.items() if value and value != begun.asked[flag]]
+            if changed:
+                raise SettingsError(f"{'; '.join(changed)}: not as when the sweep began; leave that out")
         else:
-            begun, text = Plan(**study.user_attrs[PLAN]), study.user_attrs[CONFIG]
-            found, _ = checked(begun, config or str(folder / CONFIG))
-            problems = [f"config: {line.strip()}" for line in found.splitlines() if line not in text.splitlines()]
-            begun_with, asked = vars(begun), vars(plan).items()
-            problems += [f"{flag}: {value}" for flag, value in asked if value and value != begun_with[flag]]
-            if problems:
-                raise SettingsError(f"{'; '.join(problems)}: not as when the sweep began; leave that out")
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK):  # of several commands at once, one makes the sweep, and the others join it
-            study = open_study(folder, storage, plan, text)
-            assert study is not None
-            for trial in latest_trials(study):
-                if trial.state == TrialState.FAIL:
-                    take_up(study, trial)
-        stopped = None
+            space = space_of(asked)
+            shared, name = checked(space, config)
+            if begun is None or storage:
+                begun = Sweep(output_folder(sweep_dir, name, "sweep", "sweep_dir"), storage)
+        again = [f"--sweep_dir={begun.folder}", f"--jobs={jobs}", *([f"--storage={storage}"] if storage else [])]
+        resume = f"to resume: python -m mlp_lm sweep {shlex.join(again)}"
+        with begun.lock:  # of several commands at once, one makes the sweep, and the others join it
+            begun.begin(space, {**asked, "config": shared})
         try:
-            work(folder, storage, jobs)
+            work(begun, jobs)
         except Interrupted as stop:
-            stopped = stop
-        with FileLock(folder / LOCK):
-            take_up_dead(study, folder)
-        rows = results.write(study, folder)
-    again = [f"--sweep_dir={folder}", f"--jobs={jobs}", *([] if storage is None else [f"--storage={storage}"])]
-    resume = f"to resume: python -m mlp_lm sweep {shlex.join(again)}"
-    if stopped is not None:
-        raise Interrupted(f"stopped; {resume}", stopped.exit_code)
-    count = Counter(row["status"] for row in rows)
-    if count["failed"] or count["waiting"]:
-        raise TrainingError(
-            f"{count['failed']} of {len(rows)} points failed, {count['waiting']} are not done; {resume}"
-        )
-    if count["running"]:
-        print(f"{count['running']} of {len(rows)} points are still at work elsewhere; {resume}", file=sys.stderr)
+            raise Interrupted(f"stopped; {resume}", stop.exit_code) from None
+        finally:
+            with begun.lock:
+                begun.take_up_dead()
+            statuses = write(begun.study, begun.trials(), begun.space(), begun.folder)
+    except BROKEN as error:
+        reason = str(error.__cause__ or error).strip().split("\n")[0]
+        raise SettingsError(f"sweep_dir or storage: cannot be used ({reason}); name another") from error
+    failed, waiting, running = map(statuses.count, ("failed", "waiting", "running"))
+    if failed or waiting:
+        raise TrainingError(f"{failed} of {len(statuses)} points failed, {waiting} are not done; {resume}")
+    if running:
+        print(f"{running} of {len(statuses)} points are still at work elsewhere; {resume}", file=sys.stderr)
+
+
+def space_of(asked: dict[str, Any]) -> dict[str, Any]:
+    """What each setting varies over; choices stay as written, quoted where one holds a comma: fit's parser reads them.
+
+    Raises SettingsError that names everything that is wrong.
+    """
+    space: dict[str, Any] = {}
+    problems = []
+    for text in asked["vary"]:
+        key, _, values = text.partition("=")
+        name = key.strip().replace("-", "_")
+        try:
+            if name in space or not name.startswith(("data.", "model.", "trainer.")):
+                raise ValueError("set twice" if name in space else f"{name!r} is not in data, model or trainer")
+            space[name] = _parse_values(values)
+        except (ValueError, yaml.YAMLError) as error:
+            problems.append(f"vary: found {text!r}, expected {FORM} ({getattr(error, 'problem', error)})")
+    if not space and not problems and asked["seeds"] in (None, 1):
+        problems.append("vary: missing; expected --vary KEY=..., --seeds above 1, or the sweep_dir of a sweep")
+    ranges = not all(isinstance(values, CategoricalDistribution) for values in space.values())
+    sampled = ranges or asked["sampler"] in ("random", "tpe")
+    if sampled if asked["trials"] is None else asked["sampler"] == "grid":
+        found = f"trials: found {asked['trials']}"
+        problems.append(f"{found}; expected how many points random or tpe choose, also for ranges; none for a grid")
+    if problems:
+        raise SettingsError("; ".join(problems))
+    return space
+
+
+def _parse_values(text: str) -> CategoricalDistribution | IntDistribution | FloatDistribution:
+    if not (match := RANGE.fullmatch(text.strip())):
+        choices = yaml.load(f"[{text}]", yaml.BaseLoader)
+        if not choices or not all(isinstance(choice, str) for choice in choices):
+            raise ValueError("no list of values")
+        return CategoricalDistribution(choices)
+    low, high, words = match[1], match[2], match[3].split(":")[1:]
+    step = ":".join(word for word in words if word not in ("log", "int"))
+    if "int" in words:
+        return IntDistribution(int(low), int(high), "log" in words, int(step or 1))
+    return FloatDistribution(float(low), float(high), "log" in words, float(step) if step else None)
+
+
+def write(study: optuna.Study, trials: Sequence[FrozenTrial], space: Mapping[str, Any], folder: Path) -> list[str]:
+    """Write sweep.csv and the pictures, print the table and what follows from it. Returns what became of each point."""
+    rows = rows_of(trials, space)
+    varied = {name: values for name, values in space.items() if not values.single()}
+    write_csv(folder / "sweep.csv", [rows[0], *([text(cell, 7) for cell in row.values()] for row in rows)])
+    save_pictures(rows, varied, folder)
+    texts = (table_text(rows, varied), best_text(rows, varied), importances(study, varied))
+    print(*filter(None, texts), f"table and pictures: {folder}", sep="\n\n", flush=True)
+    return [row["status"] for row in rows]
+
+
+def rows_of(trials: Sequence[FrozenTrial], names: Collection[str]) -> list[Row]:
+    """The points: finished ones by mean dev loss (of best.ckpt, nats/token), then pruned ones, then the others."""
+    rows: list[Row] = []
+    for trial in trials:
+        runs = trial.user_attrs.get("runs", [])
+        losses = [run["losses"]["dev"]["nats_per_token"] for run in runs]
+        known = {**dict.fromkeys(names), **trial.system_attrs.get("fixed_params", {}), **trial.params}
+        figures = {
+            "dev_loss": round(mean(losses), 6) if losses else None,
+            "std_dev_loss": round(stdev(losses), 6) if len(losses) > 1 else None,  # over seeds (n − 1)
+            "dev_losses": losses,
+            "best_step": [run["best_step"] for run in runs],
+            "weights": runs[0]["weights"] if runs else None,
+            "seconds": sum(run["seconds"] for run in runs),
+            "status": STATUS[trial.state.name],
+            "folder": trial.user_attrs["folder"],
+            "problem": trial.user_attrs.get("problem") if trial.state == TrialState.FAIL else None,
+            "samples": ", ".join(starred(**sample) for run in runs[:1] for sample in run["samples"]) or None,
+        }
+        rows.append(known | figures)
+    return sorted(rows, key=lambda row: ([*STATUS.values()].index(row["status"]), row["dev_loss"] or math.inf))
+
+
+def text(value: Any, digits: int) -> str:
+    """A cell of the table: numbers with so many significant digits."""
+    if isinstance(value, list):
+        return " ".join(text(part, digits) for part in value)
+    return "" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def table_text(rows: Sequence[Row], names: Collection[str]) -> str:
+    """The rows for a terminal, and why points failed."""
+    columns = [*names, "dev_loss", "std_dev_loss", "dev_losses", "best_step", "weights", "seconds", "status", "folder"]
+    lines = [columns, *([text(row[name], 5) for name in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    return "\n".join([*aligned, *(f"{row['folder']} failed: {row['problem']}" for row in rows if row["problem"])])
+
+
+def best_text(rows: Sequence[Row], names: Collection[str]) -> str:
+    """The best settings as lines of a config, and how sure the ranking is; empty where no point has finished."""
+    finished = [row for row in rows if row["status"] == "finished"]
+    if not finished or not names:
+        return ""
+    best, *others = finished
+    lines = [f"best settings, of {best['folder']}:"]
+    for section in dict.fromkeys(name.partition(".")[0] for name in names):
+        own = [name for name in names if name.startswith(f"{section}.")]
+        lines += [f"{section}:", *(f"  {name.partition('.')[2]}: {best[name]}" for name in own)]
+    if others:
+        sure = "no spread to compare it with: one seed each"
+        if best["std_dev_loss"] is not None:
+            error = math.hypot(best["std_dev_loss"], others[0]["std_dev_loss"]) / math.sqrt(len(best["dev_losses"]))
+            sure = f"standard error over seeds {error:.4f}"
+        lines.append(f"the second is {others[0]['dev_loss'] - best['dev_loss']:.4f} nats/token behind; {sure}")
+    return "\n".join(lines)
+
+
+def importances(study: optuna.Study, names: Collection[str]) -> str:
+    """How much each setting matters, by Optuna's PED-ANOVA; empty with fewer than 20 finished points."""
+    if len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])) < 20 or not names:
+        return ""
+    shares = optuna.importance.get_param_importances(study, params=[*names])
+    return "importances (PED-ANOVA): " + ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+
+
+def save_pictures(rows: Sequence[Row], space: Mapping[str, Any], folder: Path) -> None:
+    """For each setting its picture: the dev losses of all finished runs over its values."""
+    rows = [row for row in rows if row["status"] == "finished"]
+    for key, values in space.items() if rows else ():
+        losses: dict[float | str, list[float]] = {}
+        for row in rows:
+            value = float(row[key]) if re.fullmatch(NUMBER, str(row[key])) else row[key]
+            losses.setdefault(value, []).extend(row["dev_losses"])
+        axis: Any = "choices" if isinstance(values, CategoricalDistribution) else "log" if values.log else "linear"
+        curves.save(curves.draw_varied(key, losses, axis), str(folder / f"{key}.png"))

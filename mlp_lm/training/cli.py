@@ -7,7 +7,7 @@ import logging
 import re
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -57,13 +58,16 @@ class CLI(LightningCLI):
     datamodule: TextDataModule
     trained_with: Settings  # of the checkpoint, if there is one
 
-    def __init__(self, args: list[str], description: str = "", method: str | None = None) -> None:
+    def __init__(
+        self, args: list[str], description: str = "", method: str | None = None, callbacks: Sequence[Callback] = ()
+    ) -> None:
         """Parse and run a command.
 
         Args:
             args: Those of the command line, the command first.
             description: Of the command, for its help.
             method: The Trainer's method that the command is a kind of, if it has another name.
+            callbacks: Beside those of the config, which does not show them.
         """
         self.name, self.method = args[0], method or args[0]
         self.checkpoint = self.find_checkpoint(args)
@@ -73,6 +77,7 @@ class CLI(LightningCLI):
             MLPModule,
             TextDataModule,
             trainer_class=Trainer,
+            trainer_defaults={"callbacks": [*callbacks]},
             parser_class=Parser,
             parser_kwargs={self.method: {"description": description}},
             args=[self.method, *args[1:]],
