@@ -130,8 +130,7 @@ def space_of(asked: dict[str, Any]) -> dict[str, Any]:
     ranges = not all(isinstance(values, CategoricalDistribution) for values in space.values())
     sampled = ranges or asked["sampler"] in ("random", "tpe")
     if sampled if asked["trials"] is None else asked["sampler"] == "grid":
-        found = f"trials: found {asked['trials']}"
-        problems.append(f"{found}; expected how many points random or tpe choose, also for ranges; none for a grid")
+        problems.append(f"trials: found {asked['trials']}; expected a number for random, tpe and ranges, none for grid")
     if problems:
         raise SettingsError("; ".join(problems))
     return space

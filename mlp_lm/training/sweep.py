@@ -40,6 +40,7 @@ BROKEN = (OSError, NotImplementedError, ImportError, SQLAlchemyError, exceptions
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # we say ourselves what becomes of a point
 warnings.filterwarnings("ignore", category=exceptions.ExperimentalWarning)  # of what comes next
 warnings.filterwarnings("ignore", message="The distribution is specified by")  # a step need not lead to the end
+warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be")  # we beat in `work`
 # A point that is taken up is a new trial, with what the old one has reported and the runs that it has finished.
 take_up = storages.RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
 
