@@ -189,12 +189,13 @@ def test_runs_of_one_process_have_the_bits_of_fit(corpus_file: Path) -> None:
         assert_same_run(Path(size), Path(f"s/trial_{number}/seed_42"))
 
 
-def test_what_a_sampler_chooses_does_not_depend_on_who_works_and_is_run_once() -> None:
+def test_what_a_sampler_chooses_follows_from_the_seed_and_is_run_once() -> None:
     vary = ["--vary=model.learning_rate=1e-3..1e-1:log", "--trials=2"]
-    for folder in ("a", "b"):
-        assert main(["sweep", "--config=c.yaml", *vary, f"--sweep_dir={folder}"]) == 0
+    Path("other.yaml").write_text(f"seed_everything: 7\n{Path('c.yaml').read_text()}")
+    for folder, config in {"a": "c.yaml", "b": "c.yaml", "c": "other.yaml"}.items():
+        assert main(["sweep", f"--config={config}", *vary, f"--sweep_dir={folder}"]) == 0
     assert rows("a") == rows("b")
-    assert len({row["model.learning_rate"] for row in rows("a")}) == 2
+    assert len({row["model.learning_rate"] for row in rows("a") + rows("c")}) == 4
     assert main([*SWEEP, "--vary=model.hidden_dim=4,8", "--sampler=random", "--trials=4"]) == 0
     assert len([*Path("s").glob("*/seed_42")]) == len(rows()) == 2
 

@@ -20,8 +20,8 @@ import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import LambdaCallback
 from optuna import exceptions, pruners, samplers, storages
-from optuna.distributions import distribution_to_json, json_to_distribution
-from optuna.storages._heartbeat import get_heartbeat_thread  # which else beats in study.optimize alone
+from optuna.distributions import CategoricalDistribution, IntDistribution, distribution_to_json, json_to_distribution
+from optuna.storages._heartbeat import get_heartbeat_thread as heartbeat  # else, study.optimize alone beats
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -105,12 +105,12 @@ class Sweep:
         self.folder, self.url, self.lock = folder, url, FileLock(folder / LOCK)
         if url is None:
             name, path = "sweep", str(folder / JOURNAL)
-            storage: Any = storages.JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+            self.storage: Any = storages.JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
         else:  # pings, as a connection may have been cut; a worker silent for a minute is dead
             name = "/".join(folder.absolute().parts[-2:])
             beats: Any = {"heartbeat_interval": 20, "grace_period": 60, "heartbeat_stale_trial_callback": take_up}
-            storage = storages.RDBStorage(url, {"pool_pre_ping": True}, **beats)
-        self.study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
+            self.storage = storages.RDBStorage(url, {"pool_pre_ping": True}, **beats)
+        self.study = optuna.create_study(study_name=name, storage=self.storage, load_if_exists=True)
         self.asked: dict[str, Any] = self.study.user_attrs.get(ASKED, {})  # what was asked, space and config
         if self.asked:
             folder.mkdir(parents=True, exist_ok=True)  # of a sweep in a database, it may be another machine's
@@ -126,9 +126,8 @@ class Sweep:
             values = {name: distribution_to_json(values) for name, values in space.items()}
             self.study.set_user_attr(ASKED, {**asked, "space": values})
         self.asked = self.study.user_attrs[ASKED]
-        points: Any = [{}] * (self.asked["trials"] or 0)  # which the sampler fills
-        if not points:
-            points = [dict(zip(space, grid, strict=True)) for grid in product(*(v.choices for v in space.values()))]
+        grid = () if self.asked["trials"] else product(*(values.choices for values in space.values()))
+        points = [dict(zip(space, values, strict=True)) for values in grid] or [{}] * self.asked["trials"]
         write_text(self.folder / CONFIG, self.asked["config"])
         queued = len(self.study.get_trials(deepcopy=False))  # some, if a process was killed at this
         for number, point in [*enumerate(points)][queued:]:
@@ -159,30 +158,36 @@ class Sweep:
         return FileLock(self.folder / f".{trial.user_attrs[FOLDER]}.lock")
 
     def work(self, threads: int) -> None:
-        """Run one point after the other, until none waits. On a signal, raises Interrupted."""
+        """Run one point after the other, until none waits. On a signal, raises Interrupted once its run is saved."""
         for each in SIGNALS:
             signal.signal(each, interrupt)
         torch.set_num_threads(threads)
+        self.first_seed = yaml.safe_load(self.asked["config"])["seed_everything"]
         self.study.pruner = PRUNERS.get(self.asked["prune"], pruners.MedianPruner)()
         sampler = samplers.RandomSampler if self.asked["sampler"] == "random" else samplers.TPESampler
         while True:
             with self.lock:  # until the point that is chosen has a lock of its own
                 self.take_up_dead()
-                if not (waiting := self.study.get_trials(deepcopy=False, states=[TrialState.WAITING])):
+                if not self.study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
                     return
-                # Seeded by the number of a point, what is chosen does not depend on who works.
-                self.study.sampler = sampler(seed=waiting[0].number)
-                trial = self.study.ask(self.space())
+                trial = self.study.ask()
                 if FOLDER not in trial.user_attrs:  # on a database, another machine was faster
                     self.study.tell(trial, state=TrialState.FAIL)
                     continue
-                beats = get_heartbeat_thread(trial._trial_id, self.study._storage)
-                alive = self.lock_of(trial).acquire() if self.url is None else beats
+                alive = heartbeat(trial._trial_id, self.storage) if self.url else self.lock_of(trial).acquire()
+            # Seeded by the number of a trial, what is chosen does not depend on who works.
+            self.study.sampler = sampler(seed=(self.first_seed + trial.number) % 2**32)
             with alive, suppress(exceptions.UpdateFinishedTrialError):  # it was taken up while this process slept
                 self._run_point(trial)
 
     def _run_point(self, trial: optuna.Trial) -> None:
         """The mean dev loss of its runs is that of a point."""
+        for name, values in self.space().items():
+            if isinstance(values, CategoricalDistribution):
+                trial.suggest_categorical(name, values.choices)
+            else:
+                suggest: Any = trial.suggest_int if isinstance(values, IntDistribution) else trial.suggest_float
+                suggest(name, values.low, values.high, step=values.step, log=values.log)
         try:
             losses = [run["losses"]["dev"]["nats_per_token"] for run in self._runs(trial)]
             loss = None if "pruned" in trial.user_attrs else mean(losses)
@@ -210,14 +215,13 @@ class Sweep:
                     trial.set_user_attr(name, other.user_attrs[name])
         runs: list[dict[str, Any]] = trial.user_attrs.get("runs", [])
         while len(runs) < (self.asked["seeds"] or 1) and "pruned" not in trial.user_attrs:
-            seed = yaml.safe_load(self.asked["config"])["seed_everything"] + len(runs)
+            seed = self.first_seed + len(runs)
             run_dir = self.folder / trial.user_attrs[FOLDER] / f"seed_{seed}"
             if read_report(run_dir) is None:
                 told = [] if runs else [LambdaCallback(on_validation_end=partial(tell, trial))]
-                own = [f"--config={self.folder / CONFIG}", f"--seed_everything={seed}", "--report_test=false"]
-                own += [f"--run_dir={run_dir}", "--ckpt_path=auto"]
+                own = {"seed_everything": seed, "run_dir": run_dir, "report_test": False, "ckpt_path": "auto"}
                 with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-                    run_fit(partial(Fit, callbacks=told), trial.params, *own)
+                    run_fit(partial(Fit, callbacks=told), trial.params | own, f"--config={self.folder / CONFIG}")
             report: Any = read_report(run_dir)
             runs = [*runs, {name: report[name] for name in ("losses", "best_step", "weights", "seconds", "samples")}]
             trial.set_user_attr("runs", runs)
@@ -232,10 +236,7 @@ def interrupt(number: int, _: object) -> None:
 
 
 def work(sweep: Sweep, jobs: int) -> None:
-    """Let `jobs` workers run until no point waits: one here, the others in processes, each with its share of the cores.
-
-    On a signal, raises Interrupted once what is being trained has been saved.
-    """
+    """Let `jobs` workers run, one here, the others in processes, each with its share of the cores; see `Sweep.work`."""
     threads = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else max(1, torch.get_num_threads() // jobs)
     context, args = get_context("spawn"), (sweep.folder, sweep.url, threads)
     others = [context.Process(target=_help, args=args) for _ in range(jobs - 1)]
