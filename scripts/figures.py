@@ -1,14 +1,14 @@
 """The README's tables of losses on names, and the race to three of them, each made by one command.
 
-    python scripts/figures.py [names lecture …] [--splits lecture,unique] [--all] [--path names.txt] [--readme]
+    python scripts/figures.py [names.yaml microgpt …] [--splits lecture,unique] [--all] [--path names.txt] [--readme]
     python scripts/figures.py --race [--repeats 5] [--path names.txt] [--readme]
 
-The first trains the configs and the peers of `scripts/peers.py` that are named (else all that take less than a minute,
-or with `--all` all) on the splits named, one after the other. It measures dev and test of `best.ckpt`, reloaded, beside
-the counts of the order that is best on dev, and beside the mixture of both, whose weights are best on dev; of a peer,
-its last or best weights, and the time of its loop. The second measures how long it takes from the start of a process to
-the first dev loss that is low enough, with the rivals beside, in turn. Figures of all calls are kept in
-`scripts/figures.json`; `--readme` writes them into the README.
+The first trains the rows of the table that are named (else all that take less than a minute, or with `--all` all) on
+the splits named, one after the other: configs, several of them together, and the peers of `scripts/peers.py`. It
+measures dev and test of `best.ckpt`, reloaded, beside the counts of the order that is best on dev, and beside the
+mixture with these, whose weights are best on dev; of a peer, its last or best weights, and the time of its loop. The
+second measures how long it takes from the start of a process to the first dev loss that is low enough, with the rivals
+beside, in turn. Figures of all calls are kept in `scripts/figures.json`; `--readme` writes them into the README.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import functools
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,24 +70,53 @@ def corpus_and_counts(settings: CorpusSettings) -> tuple[Corpus, LanguageModel]:
     return corpus, LanguageModel.of_counts(best, corpus.vocab, CorpusFacts.of(corpus))
 
 
-def measure_config(config: str, split: str, path: str, flags: Sequence[str] = ()) -> tuple[Row, LanguageModel]:
-    """Train a config, and measure its network, the counts, and their mixture, which comes back too."""
+@functools.cache
+def trained(config: str, split: str, path: str, *flags: str) -> tuple[Row, LanguageModel]:
+    """Train a config; its length and time, and its network."""
     settings = settings_of(split, path)
     with tempfile.TemporaryDirectory() as folder:
         data = [f"--data.path={settings.path}", f"--data.unique={str(settings.unique).lower()}"]
         begin = time.perf_counter()
         run("fit", f"--config=configs/{config}.yaml", f"--run_dir={folder}", *data, *flags)
-        seconds, report, network = time.perf_counter() - begin, read_json(f"{folder}/report.json"), load(folder)
-    corpus, counts = corpus_and_counts(settings)
-    row = {"weights": report["weights"], "steps": report["best_step"], "seconds": seconds, "threads": report["threads"]}
-    parts, weights = [network, counts], torch.empty(0)
+        seconds, report = time.perf_counter() - begin, read_json(f"{folder}/report.json")
+        row = {"steps": report["best_step"], "seconds": seconds, "threads": report["threads"]}
+        return {"weights": report["weights"], **row}, load(folder)
+
+
+def with_counts(networks: Sequence[LanguageModel], split: str, path: str) -> tuple[Row, LanguageModel]:
+    """The losses of a network, of the counts, and of the mixture of all networks and the counts, which comes back."""
+    corpus, counts = corpus_and_counts(settings_of(split, path))
+    parts, weights = [*networks, counts], torch.empty(0)
+    row: Row = {}
     for name in ("dev", "test"):
         stream = getattr(corpus, name)
         probs = torch.stack([mixture.target_probs(part, Windows(stream, part.context_size)) for part in parts])
         weights = mixture.best_weights(probs) if name == "dev" else weights
-        for kind, of_kind in zip(("network", "counts", "mixture"), (*probs, weights @ probs), strict=True):
-            row[f"{kind}_{name}"] = -of_kind.log().mean().item()
+        found = {"counts": probs[-1], "mixture": weights @ probs} | (
+            {"network": probs[0]} if len(networks) == 1 else {}
+        )
+        row |= {f"{kind}_{name}": -of_kind.log().mean().item() for kind, of_kind in found.items()}
     return row, mixture.mix(parts, weights.tolist())
+
+
+def measure(configs: Sequence[str], split: str, path: str) -> Row:
+    """A config's network, or those of several together."""
+    rows, networks = zip(*(trained(config, split, path) for config in configs), strict=True)
+    sums = {name: sum(row[name] for row in rows) for name in ("weights", "steps", "seconds")}
+    return sums | {"threads": rows[0]["threads"]} | with_counts(networks, split, path)[0]
+
+
+def measure_taught(teachers: Sequence[str], split: str, path: str) -> Row:
+    """The network of `taught.yaml`, whose teacher is the mixture of some configs' networks and counts.
+
+    Its time is that of all networks.
+    """
+    rows, networks = zip(*(trained(config, split, path) for config in teachers), strict=True)
+    with tempfile.TemporaryDirectory() as folder:
+        save_parts(teacher := f"{folder}/teacher.npz", with_counts(networks, split, path)[1])
+        row, network = trained("taught", split, path, f"--data.teacher={teacher}")
+    seconds = row["seconds"] + sum(teacher_row["seconds"] for teacher_row in rows)
+    return row | {"seconds": seconds} | with_counts([network], split, path)[0]
 
 
 def measure_lecture(corpus: Corpus) -> Row:
@@ -117,14 +148,10 @@ def measure_gpt(train: Callable[[int, peers.Items, peers.Items], peers.GPT], ste
     return {**row, "threads": torch.get_num_threads()}
 
 
-def microgpt(steps: int) -> Callable[[Corpus], Row]:
+def microgpt(steps: int, corpus: Corpus) -> Row:
     """microgpt's sizes and recipe for so many steps of one name."""
-
-    def measure(corpus: Corpus) -> Row:
-        torch.set_num_threads(1)
-        return measure_gpt(lambda size, items, dev: peers.train_microgpt(size, items, steps), steps, corpus)
-
-    return measure
+    torch.set_num_threads(1)
+    return measure_gpt(lambda size, items, dev: peers.train_microgpt(size, items, steps), steps, corpus)
 
 
 def makemore(corpus: Corpus) -> Row:
@@ -133,54 +160,43 @@ def makemore(corpus: Corpus) -> Row:
     return measure_gpt(lambda size, items, dev: peers.train_makemore(size, items, dev, 20_000), 20_000, corpus)
 
 
-CONFIGS = {
-    "names": ["bundled", "lecture", "unique"],
-    "lecture": ["lecture", "unique"],
-    "lecture_fast": ["lecture", "unique"],
-    "best": ["lecture", "unique"],
+def peer(train: Callable[[Corpus], Row]) -> Callable[[str, str], Row]:
+    """Another program's model, as a row."""
+    return lambda split, path: train(corpus_and_counts(settings_of(split, path))[0])
+
+
+ROWS: dict[str, Callable[[str, str], Row]] = {
+    **{f"{config}.yaml": partial(measure, [config]) for config in ("names", "lecture", "lecture_fast", "best", "deep")},
+    "best.yaml and deep.yaml": partial(measure, ["best", "deep"]),
+    "taught.yaml, by names.yaml": partial(measure_taught, ["names"]),
+    "taught.yaml, by best.yaml and deep.yaml": partial(measure_taught, ["best", "deep"]),
+    LOOP: peer(measure_lecture),
+    "microgpt": peer(partial(microgpt, 1000)),
+    "microgpt, longer": peer(partial(microgpt, 100_000)),
+    "makemore.py's transformer": peer(makemore),
 }
-PEERS: dict[str, Callable[[Corpus], Row]] = {
-    LOOP: measure_lecture,
-    "microgpt": microgpt(1000),
-    "microgpt, longer": microgpt(100_000),
-    "makemore.py's transformer": makemore,
-}
-# Trained once more, by the mixture of what came out and counts.
-TAUGHT = {"best": ["--model.dropout=0", "--trainer.max_steps=5000"]}
-SLOW = {"best", LOOP, "microgpt, longer", "makemore.py's transformer"}  # minutes
+QUICK = ("names.yaml", "lecture.yaml", "lecture_fast.yaml", "microgpt")  # the others take minutes
 
 
 def losses(kept: Row, names: Sequence[str], splits: Sequence[str], path: str) -> None:
     """Measure what is named, row by row, into `kept`."""
     for name in names:
-        for split in [s for s in CONFIGS.get(name, ["lecture", "unique"]) if s in splits]:
-            if name in CONFIGS:
-                row, mixed = measure_config(name, split, path)
-            else:
-                row = PEERS[name](corpus_and_counts(settings_of(split, path))[0])
-            rows = {name: row}
-            if name in TAUGHT:
-                with tempfile.TemporaryDirectory() as folder:
-                    save_parts(teacher := f"{folder}/mixture.npz", mixed)
-                    rows[f"{name}, taught"], _ = measure_config(
-                        name, split, path, [f"--data.teacher={teacher}", *TAUGHT[name]]
-                    )
-            for label, figures in rows.items():
-                kept.setdefault("losses", {})[f"{label}, {split}"] = figures
-                print(f"{label}, {split}: dev {figures['network_dev']:.4f}", file=sys.stderr)
-            keep(kept)
+        for split in splits:
+            if split != "bundled" or name == "names.yaml":
+                row = kept.setdefault("losses", {})[f"{name}, {split}"] = ROWS[name](split, path)
+                print(f"{name}, {split}: dev {row.get('network_dev', row.get('mixture_dev')):.4f}", file=sys.stderr)
+                keep(kept)
 
 
 def losses_table(kept: Row) -> list[str]:
     """The table of all losses that are kept."""
     columns = [f"{kind} {split}" for kind in ("network", "counts", "mixture") for split in ("dev", "test")]
-    lines = [" | ".join(["| config", "split", "weights", "steps", "s", "threads", *columns]) + " |"]
+    lines = [" | ".join(["| model", "split", "weights", "steps", "s", "threads", *columns]) + " |"]
     lines.append("|---" * (6 + len(columns)) + "|")
-    labels = {name: f"`{name}.yaml`" for name in CONFIGS}
-    labels |= {f"{name}, taught": f"`{name}.yaml`, taught" for name in TAUGHT} | {name: name for name in PEERS}
-    for name, label in labels.items():
+    for name in ROWS:
         for split in SPLITS:
             if row := kept["losses"].get(f"{name}, {split}"):
+                label = re.sub(r"\w+\.yaml", r"`\g<0>`", name)
                 cells = [label, split, f"{row['weights']:,}", f"{row['steps']:,}"]
                 cells += [f"{row['seconds']:.0f}", str(row["threads"])]
                 cells += [f"{row[key]:.3f}" if (key := c.replace(" ", "_")) in row else "–" for c in columns]
@@ -280,8 +296,7 @@ def with_tables(text: str, kept: Row) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [*CONFIGS, *PEERS]
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="rows of the table")
     parser.add_argument("--all", action="store_true", help="those that take minutes, too")
     parser.add_argument("--splits", default=",".join(SPLITS), help="of bundled, lecture, unique")
     parser.add_argument("--race", action="store_true", help="measure the race, not the losses")
@@ -290,14 +305,14 @@ def main() -> None:
     parser.add_argument("--readme", action="store_true", help="write what is kept into the README")
     args = parser.parse_args()
     splits = args.splits.split(",")
-    if unknown := [*({*args.names} - {*names}), *({*splits} - {*SPLITS})]:
-        parser.error(f"{unknown[0]}: expected some of {', '.join(names)}, and splits among {', '.join(SPLITS)}")
+    if unknown := [*({*args.names} - {*ROWS}), *({*splits} - {*SPLITS})]:
+        parser.error(f"{unknown[0]}: expected some of {'; '.join(ROWS)}, and splits among {', '.join(SPLITS)}")
     kept = read_json(FIGURES) if FIGURES.exists() else {}
     try:
         if args.race:
             race(kept, args.repeats, str(resolve_path(args.path).resolve()))
         elif not args.readme or args.names or args.all:
-            chosen = args.names or [name for name in names if args.all or name not in SLOW]
+            chosen = args.names or [*(ROWS if args.all else QUICK)]
             losses(kept, chosen, splits, str(resolve_path(args.path).resolve()))
     except DataError as error:
         parser.error(str(error))
