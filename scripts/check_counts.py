@@ -42,7 +42,7 @@ KENLM = {
 }
 NUM_ITEMS, NUM_WORDS = 1_000, 20_000  # of an exported model, to compare with kenlm
 MAX_LOG10 = 1e-4  # kenlm computes with 32 bits
-# A child's peak counts that of the process that started it, so that one that is small has to.
+# A child's peak includes that of its parent, so a small process starts it.
 PEAK_OF = (
     "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
     "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"

@@ -3,9 +3,9 @@
     python scripts/figures.py [names.yaml microgpt …] [--splits lecture,unique] [--all] [--path names.txt] [--readme]
     python scripts/figures.py --race [--repeats 5] [--path names.txt] [--readme]
 
-The first trains the rows of the table that are named (else all that take less than a minute, or with `--all` all) on
+The first measures the rows of the table that are named (else all that take less than a minute, or with `--all` all) on
 the splits named, one after the other: configs, several of them together, and the peers of `scripts/peers.py`. It
-measures dev and test of `best.ckpt`, reloaded, beside the counts of the order that is best on dev, and beside the
+takes dev and test of `best.ckpt`, reloaded, beside the counts of the order that is best on dev, and beside the
 mixture with these, whose weights are best on dev; of a peer, its last or best weights, and the time of its loop. The
 second measures how long it takes from the start of a process to the first dev loss that is low enough, with the rivals
 beside, in turn. Figures of all calls are kept in `scripts/figures.json`; `--readme` writes them into the README.

@@ -230,6 +230,12 @@ def test_a_pruned_point_stays_so_where_the_pruner_would_not_say_it_again(monkeyp
     assert [(row["folder"], row["status"]) for row in rows()] == [("trial_1", "finished"), ("trial_0", "pruned")]
 
 
+def test_a_pruned_run_that_was_killed_is_still_ended_and_reported() -> None:
+    begin_sweep(*TWO, "--prune").ask().set_user_attr("pruned", True)  # as a worker does that is killed now
+    assert main(RESUME) == 0
+    assert [row["status"] for row in rows()] == ["finished", "pruned"] and rows()[1]["dev_loss"]
+
+
 def test_a_failed_point_ends_nothing_but_itself_and_can_be_tried_again(capsys: Capture) -> None:
     vary = ["--vary=model.optimizer=sgd", "--vary=model.learning_rate=1e30,0.1"]
     for command in ([*SWEEP, *vary], RESUME):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import optuna
 import yaml
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
 from mlp_lm.errors import Interrupted, SettingsError, TrainingError
@@ -90,7 +90,7 @@ def sweep(
         again = [f"--sweep_dir={begun.folder}", f"--jobs={jobs}", *([f"--storage={storage}"] if storage else [])]
         resume = f"to resume: python -m mlp_lm sweep {shlex.join(again)}"
         with begun.lock:  # of several commands at once, one makes the sweep, and the others join it
-            begun.begin(space, {**asked, "config": shared})
+            begun.begin({**asked, "config": shared, "space": {n: distribution_to_json(v) for n, v in space.items()}})
         try:
             work(begun, jobs)
         except Interrupted as stop:

@@ -78,7 +78,7 @@ def draw_varied(
     losses: Mapping[float | str, Sequence[float]],
     axis: Literal["choices", "linear", "log"] = "choices",
 ) -> Figure:
-    """Dev loss over the values of a setting: a run is a dot, and of choices, a line joins the dots or their means.
+    """Dev loss over the values of a setting: a run is a dot, and for choices, a line joins the means.
 
     Args:
         key: The setting.

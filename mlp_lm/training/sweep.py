@@ -20,7 +20,7 @@ import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import LambdaCallback
 from optuna import exceptions, pruners, samplers, storages
-from optuna.distributions import CategoricalDistribution, IntDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import CategoricalDistribution, IntDistribution, json_to_distribution
 from optuna.storages._heartbeat import get_heartbeat_thread as heartbeat  # else, study.optimize alone beats
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
@@ -68,9 +68,8 @@ def checked(space: dict[str, Any], config: str | None) -> tuple[str, str]:
     """
     ends = {name: getattr(v, "choices", None) or (v.low, v.high) for name, v in space.items()}
     first = {name: values[0] for name, values in ends.items()}
-    others = [{**first, name: value} for name, values in ends.items() for value in values[1:]]
     found, problems = [], []
-    for point in (first, *others):
+    for point in (first, *({**first, name: value} for name, values in ends.items() for value in values[1:])):
         try:
             fit = run_fit(DryFit, point, *([f"--config={config}"] if config else []))
             found.append((fit.text, fit.run_name()))
@@ -120,12 +119,12 @@ class Sweep:
         """What each setting varies over."""
         return {name: json_to_distribution(values) for name, values in self.asked["space"].items()}
 
-    def begin(self, space: dict[str, Any], asked: dict[str, Any]) -> None:
+    def begin(self, asked: dict[str, Any]) -> None:
         """Note what is searched, and queue its points, unless that is done; queue those that failed once more."""
         if ASKED not in self.study.user_attrs:
-            values = {name: distribution_to_json(values) for name, values in space.items()}
-            self.study.set_user_attr(ASKED, {**asked, "space": values})
+            self.study.set_user_attr(ASKED, asked)
         self.asked = self.study.user_attrs[ASKED]
+        space = self.space()
         grid = () if self.asked["trials"] else product(*(values.choices for values in space.values()))
         points = [dict(zip(space, values, strict=True)) for values in grid] or [{}] * self.asked["trials"]
         write_text(self.folder / CONFIG, self.asked["config"])
@@ -182,19 +181,20 @@ class Sweep:
 
     def _run_point(self, trial: optuna.Trial) -> None:
         """The mean dev loss of its runs is that of a point."""
-        for name, values in self.space().items():
-            if isinstance(values, CategoricalDistribution):
-                trial.suggest_categorical(name, values.choices)
-            else:
-                suggest: Any = trial.suggest_int if isinstance(values, IntDistribution) else trial.suggest_float
-                suggest(name, values.low, values.high, step=values.step, log=values.log)
         try:
+            for name, values in self.space().items():
+                if isinstance(values, CategoricalDistribution):
+                    trial.suggest_categorical(name, values.choices)
+                else:
+                    suggest: Any = trial.suggest_int if isinstance(values, IntDistribution) else trial.suggest_float
+                    suggest(name, values.low, values.high, step=values.step, log=values.log)
             losses = [run["losses"]["dev"]["nats_per_token"] for run in self._runs(trial)]
             loss = None if "pruned" in trial.user_attrs else mean(losses)
             state = TrialState.PRUNED if loss is None else TrialState.COMPLETE
             said = "pruned" if loss is None else f"dev loss {loss:.4f}"
         except Interrupted:
-            self._take_up(trial)
+            with self.lock:
+                self._take_up(trial)
             raise
         except (MlpLmError, MemoryError, RuntimeError) as error:
             if not isinstance(error, MlpLmError) and not is_out_of_memory(error):
@@ -214,7 +214,7 @@ class Sweep:
                 for name in ("runs", FOLDER):
                     trial.set_user_attr(name, other.user_attrs[name])
         runs: list[dict[str, Any]] = trial.user_attrs.get("runs", [])
-        while len(runs) < (self.asked["seeds"] or 1) and "pruned" not in trial.user_attrs:
+        while len(runs) < (1 if "pruned" in trial.user_attrs else self.asked["seeds"] or 1):
             seed = self.first_seed + len(runs)
             run_dir = self.folder / trial.user_attrs[FOLDER] / f"seed_{seed}"
             if read_report(run_dir) is None:
@@ -238,8 +238,8 @@ def interrupt(number: int, _: object) -> None:
 def work(sweep: Sweep, jobs: int) -> None:
     """Let `jobs` workers run, one here, the others in processes, each with its share of the cores; see `Sweep.work`."""
     threads = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else max(1, torch.get_num_threads() // jobs)
-    context, args = get_context("spawn"), (sweep.folder, sweep.url, threads)
-    others = [context.Process(target=_help, args=args) for _ in range(jobs - 1)]
+    args = (sweep.folder, sweep.url, threads)
+    others = [get_context("spawn").Process(target=_help, args=args) for _ in range(1, jobs)]
     before = [signal.getsignal(each) for each in SIGNALS]
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: one that still imports is ended by us, in silence
