@@ -5,9 +5,9 @@
 
 The first measures the rows of the table that are named (else all that take less than a minute, or with `--all` all) on
 the splits named, one after the other: configs, several of them together, and the peers of `scripts/peers.py`. It
-takes dev and test of `best.ckpt`, reloaded, beside the counts of the order that is best on dev, and beside the
-mixture with these, whose weights are best on dev; of a peer, its last or best weights, and the time of its loop. The
-second measures how long it takes from the start of a process to the first dev loss that is low enough, with the rivals
+takes dev and test of `best.ckpt`, reloaded, beside the counts of the order that is best on dev, and beside the mixture
+with these, whose weights are best on dev; of a peer, its last or best weights, and the time of its loop. The second
+measures how long it takes from the start of a process to the first dev loss that is low enough, with the rivals
 beside, in turn. Figures of all calls are kept in `scripts/figures.json`; `--readme` writes them into the README.
 """
 
@@ -92,9 +92,9 @@ def with_counts(networks: Sequence[LanguageModel], split: str, path: str) -> tup
         stream = getattr(corpus, name)
         probs = torch.stack([mixture.target_probs(part, Windows(stream, part.context_size)) for part in parts])
         weights = mixture.best_weights(probs) if name == "dev" else weights
-        found = {"counts": probs[-1], "mixture": weights @ probs} | (
-            {"network": probs[0]} if len(networks) == 1 else {}
-        )
+        found = {"counts": probs[-1], "mixture": weights @ probs}
+        if len(networks) == 1:
+            found["network"] = probs[0]
         row |= {f"{kind}_{name}": -of_kind.log().mean().item() for kind, of_kind in found.items()}
     return row, mixture.mix(parts, weights.tolist())
 

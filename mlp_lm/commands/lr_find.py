@@ -38,7 +38,7 @@ CEILING = 1.5  # losses beyond this multiple of the first are smoothed as that m
 # its config. Minimum in 300 steps, and dev losses of whole fits by their rate, around the best:
 #   lecture.yaml       0.26    0.22 2.118, 0.15 2.108, 0.1 2.100, 0.075 2.103, 0.05 2.101
 #   lecture_fast.yaml  0.021   0.03 2.102, 0.02 2.094, 0.014 2.095, 0.01 2.101
-#   best.yaml          0.0037  0.0075 1.960, 0.0038 1.953, 0.002 1.949, 0.001 1.959 (unique split)
+#   best.yaml          0.0037  0.0075 1.960, 0.0038 1.953, 0.002 1.949, 0.001 1.959 (unique, 9,000 steps, dropout 0.35)
 #   names.yaml         0.0051  0.011 2.162, 0.008 2.163, 0.0056 2.167, 0.0042 2.168, 0.003 2.171
 DIVISORS = {"sgd": 2.0, "adamw": 1.0}
 
