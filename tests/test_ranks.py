@@ -51,7 +51,8 @@ def output(args: list[str], expected: int = 0) -> tuple[str, str]:
 def in_two_processes(script: Path, *commands: tuple[list[str], int]) -> tuple[str, str]:
     """What two processes write that torchrun starts and that do these commands, each with its exit code, in turn."""
     checks = [f"assert main({[*args, *TWO]}) == {code}\n" for args, code in commands]
-    script.write_text("from mlp_lm.cli import main\n\n" + "".join(checks))
+    end = "sys.stdout.flush()\nos._exit(0)\n"  # as `run_and_end` does: Python's ordinary way may crash
+    script.write_text("import os\nimport sys\n\nfrom mlp_lm.cli import main\n\n" + "".join(checks) + end)
     return output([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)])
 
 
