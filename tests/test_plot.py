@@ -131,6 +131,18 @@ def test_a_count_model_has_a_next_token_map_alone_and_a_mixture_embeddings_too(
     assert (tmp_path / "a.png").exists()
 
 
+def test_counts_that_generate_nothing_have_no_picture(tmp_path: Path, capsys: Capture) -> None:
+    text, counts = tmp_path / "text.txt", tmp_path / "counts.npz"
+    text.write_text(" ".join(f"a once{i}" for i in range(100)))  # <unk>, which is never drawn, after each a
+    settings = ["--layout=text", "--tokens=words", "--orders=2", "--smoothing=none"]
+    assert main(["ngram", str(text), *settings, f"--save={counts}"]) == 0
+    assert main(["plot", str(counts)]) == 2
+    assert (
+        capsys.readouterr().err.splitlines()[-1].endswith("none of the plots can be drawn of it; nothing was written")
+    )
+    assert not counts.with_suffix(".png").exists()
+
+
 @pytest.mark.parametrize(
     ("args", "expected"),
     [

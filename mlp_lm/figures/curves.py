@@ -26,7 +26,7 @@ def new_figure(width: float, height: float) -> Figure:
 def save(figure: Figure, path: str) -> None:
     """Write a figure as a PNG or SVG file. Raises SettingsError if it cannot be written."""
     try:
-        # The format is explicit because matplotlib would see no suffix in a file named ".svg".
+        # The format is explicit because matplotlib sees an open file, not its name.
         write_atomically(path, lambda file: figure.savefig(file, dpi=150, format=path.rpartition(".")[2]))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: cannot be written ({error})") from error
