@@ -132,7 +132,9 @@ def test_load_from_checkpoint_gives_the_data(best: Path, corpus_file: Path) -> N
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's, which `fit` drops
-def test_lightnings_trainer_fits_the_module_and_its_checkpoint_can_be_loaded(corpus_file: Path, tmp_path: Path) -> None:
+def test_lightnings_trainer_fits_the_module_and_its_checkpoint_can_be_loaded(
+    corpus_file: Path, tmp_path: Path, capsys: Capture
+) -> None:
     data = TextDataModule(path=str(corpus_file), context_size=3, batch_size=100, steps_per_execution=4)
     module = MLPModule(data.vocab_size, context_size=3, hidden_dim=16, lr_warmup_steps=0)
     trainer = pl.Trainer(max_steps=19, accelerator="cpu", logger=CSVLogger(tmp_path, "log", ""))
@@ -145,6 +147,8 @@ def test_lightnings_trainer_fits_the_module_and_its_checkpoint_can_be_loaded(cor
     (path,) = tmp_path.rglob("*.ckpt")
     contexts, _ = data.windows("dev")[:]
     assert torch.equal(load(path).log_probs(contexts), module.eval().network.log_probs(contexts))
+    capsys.readouterr()
+    assert "trainer.max_steps: missing, and the checkpoint" in error_of(["fit", f"--ckpt_path={path}"], capsys)
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's, which `fit` drops

@@ -80,7 +80,7 @@ class Fit(cli.CLI):
             trainer = self.options["trainer"]
             for name in LENGTH:
                 if trainer[name] is None:
-                    trainer[name] = self.content[checkpoint.KEY]["trainer"][name]
+                    trainer[name] = self.content[checkpoint.KEY]["trainer"].get(name)
         super().check_settings()
 
     def problems_with_checkpoint(self) -> Iterator[str]:
@@ -203,6 +203,9 @@ def resume_problems(path: Path, content: checkpoint.Content, settings: Settings,
         auto: Whether a run that has ended may have its report once more, as when a job is started again.
     """
     step, limit, folder = content["global_step"], settings["trainer.max_steps"], runs.run_folder(path)
+    if limit is None:
+        yield "trainer.max_steps: missing, and the checkpoint, which fit did not write, does not say; set the total"
+        return
     if step > limit:
         yield f"trainer.max_steps: found {limit:,}, but the checkpoint is at step {step:,} already"
     last = runs.last_checkpoint(folder)
@@ -218,7 +221,7 @@ def resume_problems(path: Path, content: checkpoint.Content, settings: Settings,
             )
     if step == limit and (folder / runs.REPORT).exists() and not auto:
         names = ["trainer.max_steps"] + ["model.lr_decay_steps"] * (settings["model.lr_decay_steps"] is not None)
-        longer = [f"--{name}={limit + limit // 2}" for name in names]
+        longer = [f"--{name}={limit + max(1, limit // 2)}" for name in names]
         command = shlex.join(["python", "-m", "mlp_lm", "fit", f"--ckpt_path={path}", *longer])
         yield f"trainer.max_steps: found {limit:,}, at which this run has ended; to train on: {command}"
 
