@@ -269,6 +269,15 @@ def test_settings_of_items_are_refused_for_a_text_and_the_other_way_round(
     assert "num_tokens is for running text" in error_of(["sample", str(best), "--num_tokens=9"], capsys)
 
 
+def test_a_form_feed_is_no_end_of_a_line(tmp_path: Path, capsys: Capture) -> None:
+    text, counts = tmp_path / "text.txt", tmp_path / "counts.npz"
+    text.write_text("ab\fab\n" * 20)
+    assert main(["ngram", str(text), "--layout=text", "--orders=2", f"--save={counts}"]) == 0
+    capsys.readouterr()
+    assert main(["score", str(counts), str(text)]) == 0
+    assert capsys.readouterr().err.startswith("20 lines, 120 tokens: ")
+
+
 def test_a_text_is_scored_line_by_line_in_the_context_of_the_lines_before(
     run: Path, book: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -52,7 +53,12 @@ def score(
         lines = [part.strip() for part in item]
     else:
         content = _read(source)
-        lines = content.splitlines() if model.is_of_text else parse_items(content, source)
+        # Not splitlines, for which a form feed, a token like others, ends a line.
+        lines = (
+            [line.removesuffix("\n") for line in io.StringIO(content)]
+            if model.is_of_text
+            else parse_items(content, source)
+        )
     if lowercase:
         lines = [line.lower() for line in lines]
     where = "item" if source is None else str(source)
