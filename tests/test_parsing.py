@@ -156,6 +156,7 @@ def test_shipped_configs_are_valid_and_slips_are_not(schema: dict[str, Any]) -> 
         (["fit", "--trainer.callbacks+=EarlyStopping"], "EarlyStopping needs monitor; add --trainer.callbacks.monitor"),
         (["fit", "--trainer=mine.yaml"], "--trainer does not take a file; set its options one by one or use --config"),
         (["fit", "mine.txt"], "unrecognized arguments: mine.txt; did you mean --data.path mine.txt?"),
+        (["fit", "names.yaml"], "unrecognized arguments: names.yaml; did you mean --config names.yaml?"),
         (["fit", "--ckpt=x"], "did you mean --ckpt_path?"),
         (["fit", "--trainer=x"], "--trainer does not take a file"),
         (["test", "runs/mine"], "test needs the checkpoint of a trained model; did you mean --ckpt_path runs/mine?"),

@@ -129,8 +129,12 @@ def space_of(asked: dict[str, Any]) -> dict[str, Any]:
         problems.append("vary: missing; expected --vary KEY=..., --seeds above 1, or the sweep_dir of a sweep")
     ranges = not all(isinstance(values, CategoricalDistribution) for values in space.values())
     sampled = ranges or asked["sampler"] in ("random", "tpe")
-    if sampled if asked["trials"] is None else asked["sampler"] == "grid":
-        problems.append(f"trials: found {asked['trials']}; expected a number for random, tpe and ranges, none for grid")
+    if ranges and asked["sampler"] == "grid":
+        problems.append("sampler: grid takes choices, not ranges; leave --sampler out, and set --trials")
+    elif sampled and asked["trials"] is None:
+        problems.append("trials: missing; ranges, random and tpe need a number of points")
+    elif asked["trials"] is not None and asked["sampler"] == "grid":
+        problems.append(f"trials: found {asked['trials']}; a grid runs all combinations, leave --trials out")
     if problems:
         raise SettingsError("; ".join(problems))
     return space
