@@ -51,9 +51,13 @@ def inspect(
         json: Write all figures to this file.
     """
     if nearest is not None:
+        if item is not None or json is not None:
+            raise SettingsError("nearest: is about a network, --item and --json are about a text; leave one out")
         print("\n".join(_nearest_lines(path, nearest.split(","))))
         return
     check({f"data.{name}": value for name, value in vars(data).items()}, {})
+    if data.train_path is not None:
+        raise SettingsError("train_path: inspect takes one text; name the file instead of PATH")
     source = resolve_path(path)
     check_outputs([str(source)], json=(json, ()))
     of_items = data.layout == "items" and data.tokens == "characters"
