@@ -74,8 +74,8 @@ names = read_names(NAMES)
 print(*summary(names), sep="\n")
 
 # %% [markdown]
-# The program does this in `mlp_lm/text/corpus.py:read_items`, and differs in naming file and line where something is
-# wrong, and in Unicode: é is the same whether it was typed as one character or as an e and an accent.
+# The program does this in `mlp_lm/text/corpus.py:parse_items`, after `read_text`. They name file and line where
+# something is wrong, and take é for the same whether it was typed as one character or as an e and an accent.
 # `python -m mlp_lm inspect names` prints much more.
 
 # %% [markdown]

@@ -27,7 +27,7 @@ from mlp_lm.models.fused import FusedSGD
 from mlp_lm.models.mixture import best_weights
 from mlp_lm.models.network import MLP
 from mlp_lm.models.sampling import Sampling, generate
-from mlp_lm.text.corpus import read_items, split_items
+from mlp_lm.text.corpus import parse_items, read_text, split_items
 from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.vocab import Vocab
 from mlp_lm.text.windows import Windows
@@ -256,7 +256,7 @@ def _(read_names: Callable[..., Any], summary: Callable[..., Any]) -> str | None
         "" not in found, what, right, found, "A blank line is no name; the text's last line end begins none, either."
     )
     expect(list(found) == right, what, right, found)
-    names = read_items(NAMES)
+    names = parse_items(read_text(NAMES), NAMES)
     expect(list(run(read_names, NAMES)) == names, f"the names of {NAMES}", f"{len(names):,} names", "others")
     found = run(summary, ["cleo", "ab", *["emma"] * 9, "xy", "olivia"])
     expect(len(found) == 4, "what summary returns", "number, first ten, a shortest, a longest", found)
@@ -284,7 +284,7 @@ def _(build_vocab: Callable[..., Any], encode: Callable[..., Any], decode: Calla
     why = "The boundary is not a letter of the name; exercise 3 adds it." if 0 in numbers else ""
     expect(numbers == right, f"the ids of 'cab' in {ids}", right, numbers, why)
     expect(run(decode, right, ids) == "cab", f"the name with the ids {right} in {ids}", "cab", run(decode, right, ids))
-    names = read_items(NAMES)
+    names = parse_items(read_text(NAMES), NAMES)
     size = len(Vocab.build(set("".join(names))))
     whole = run(build_vocab, names)
     expect(len(whole) == size, "the size of the whole vocabulary, the boundary included", size, len(whole))
@@ -315,7 +315,7 @@ def _(windows: Callable[..., Any]) -> None:
     elif sorted(found) == sorted((context[::-1], target) for context, target in right):
         why = "The contexts are the wrong way round: the latest letter stands at the right."
     expect(sorted(found) == sorted(right), what, shown(right), shown(found), why)  # in whatever order
-    names = read_items(NAMES)[::100]
+    names = parse_items(read_text(NAMES), NAMES)[::100]
     vocab = Vocab.build(set("".join(names)))
     stream = np.array([i for name in names for i in [*vocab.encode(name), 0]])
     all_ids = {"." if i == 0 else token: i for i, token in enumerate(vocab.tokens)}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mlp_lm.errors import DataError
-from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, load_corpus, read_items
+from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, load_corpus, parse_items, read_text
 from mlp_lm.text.tokenizer import Tokenizer
 from mlp_lm.text.vocab import Vocab
 
@@ -63,7 +63,7 @@ def split(corpus: Corpus) -> list[list[str]]:
     ids=["BOM", "CRLF", "lone CR", "blank lines", "white space", "NFC", "repeated"],
 )
 def test_the_items_of_a_file(write: Write, content: str | bytes, items: list[str]) -> None:
-    assert read_items(write(content)) == items
+    assert parse_items(read_text(path := write(content)), path) == items
 
 
 # -- splitting ---------------------------------------------------------------------------------------------------

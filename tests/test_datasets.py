@@ -91,7 +91,7 @@ def test_a_failure_says_what_to_do_and_leaves_no_file(
         fetch(site.remote, tmp_path)
     message = str(caught.value)
     assert message.startswith(f"could not fetch {site.url} (") and reason in message
-    assert f"put the file at {tmp_path / 'items.txt'}, or name your own copy with --data.path FILE" in message
+    assert f"put the file at {tmp_path / 'items.txt'}, or name your own copy by its path" in message
     assert {path.name for path in tmp_path.iterdir()} <= {"items.txt.lock"}
 
 

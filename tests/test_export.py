@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import torch
 
 from mlp_lm import Sampling, load
 from mlp_lm.cli import main
+from mlp_lm.exports import folder
+from mlp_lm.exports.details import Details
 from mlp_lm.models.checkpoint import resolve
 from mlp_lm.models.metrics import evaluate
 from mlp_lm.text.corpus import CorpusSettings, load_corpus
@@ -75,6 +79,28 @@ def test_the_card_of_a_network_has_the_losses_of_its_report_and_python_that_runs
     monkeypatch.chdir(tmp_path / "model")
     exec(python, {})
     assert capsys.readouterr().out.count(" ") == 9
+
+
+def test_the_card_names_a_published_split(best: Path, tmp_path: Path) -> None:
+    model = load(best)
+    as_published = {"path": "brown", "layout": "text", "tokens": "pretokenized", "newlines": "drop"}
+    model = replace(model, facts=replace(model.facts, settings={**model.facts.settings, **as_published}))
+    folder.write(tmp_path / "model", model, Details("brown", (best, model), {"dev": 5.0}))
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "Split: the published one, cut after 800,000 and 1,000,000 tokens." in card
+
+
+def test_a_dot_is_a_folder_like_others(best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(best, "--format=safetensors", f"--output={tmp_path / 'model'}")
+    monkeypatch.chdir(tmp_path / "model")
+    assert main(["plot", ".", "--what=embeddings"]) == 0
+    assert (tmp_path / "model_embeddings.png").exists()
+
+
+def test_a_run_whose_report_is_damaged_can_be_exported(run_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run_dir, tmp_path / "run")
+    (copy / "report.json").write_text('{"losses"')
+    export(copy, "--format=safetensors", f"--output={tmp_path / 'model'}")
 
 
 def test_a_folder_does_not_tell_where_its_corpus_was(run_dir: Path, corpus_file: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 from mlp_lm.errors import DataError, SettingsError
 from mlp_lm.parsing import check_config_file
 from mlp_lm.settings import Range, check
-from mlp_lm.text.corpus import SPLITS, CorpusSettings, load_corpus, read_items
+from mlp_lm.text.corpus import SPLITS, CorpusSettings, load_corpus, parse_items, read_text
 from mlp_lm.text.tokenizer import Tokenizer
 from mlp_lm.text.vocab import BOUNDARY, Vocab
 
@@ -58,11 +58,12 @@ def test_the_splits_hold_the_lines_of_a_file_and_nothing_else(lines: list[str], 
 @few
 @hypothesis.given(content=st.binary(max_size=200))
 def test_any_bytes_are_items_or_one_error(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "items.txt").write_bytes(content)
+    path = tmp_path / "items.txt"
+    path.write_bytes(content)
     try:
-        items = read_items(tmp_path / "items.txt", 100)
+        items = parse_items(read_text(path), path, 100)
     except DataError as error:
-        assert str(tmp_path) in str(error)
+        assert str(path) in str(error)
     else:
         assert all(item == unicodedata.normalize("NFC", item).strip() != "" for item in items)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from mlp_lm.models.language_model import LanguageModel, ModelKind
 from mlp_lm.models.sampling import Sampling
 from mlp_lm.text.vocab import BOUNDARY
 from mlp_lm.text.windows import Windows
-from mlp_lm.training.runs import REPORT, best_checkpoint, run_folder
+from mlp_lm.training.runs import best_checkpoint, read_report, run_folder
 
 NUM_CONTEXTS = 200  # on which what was written is compared with the model
 NOUNS = {"network": "a network", "counts": "counts", "mixture": "a mixture"}
@@ -172,10 +171,9 @@ def _details(source: Path, model: LanguageModel, beside: LanguageModel | None) -
     """Beside the model: of a run's best.ckpt, the losses in the run's report."""
     run = run_folder(source)
     name = run.parent.name if run.name.startswith("version_") else run.name
-    if not (run / REPORT).exists() or source.absolute() != best_checkpoint(run):
+    if (report := read_report(run)) is None or source.absolute() != best_checkpoint(run):
         return Details(source.stem if source.suffix != ".ckpt" else name, (source, model), beside=beside)
-    figures = json.loads((run / REPORT).read_text(encoding="utf-8"))["losses"]
-    losses = {split: loss["nats_per_token"] for split, loss in figures.items()}
+    losses = {split: loss["nats_per_token"] for split, loss in report["losses"].items()}
     return Details(name, (source, model), losses, beside)
 
 

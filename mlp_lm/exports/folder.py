@@ -44,6 +44,8 @@ def _card(model: LanguageModel, details: Details) -> Iterator[str]:
     if not model.is_of_text:
         repeats = "dropped" if facts.unique else "kept"
         split = f"80 % train, 10 % dev, 10 % test, shuffled with seed {facts.split_seed}, repeated items {repeats}"
+    if facts.published_cuts:
+        split = "the published one, cut after {:,} and {:,} tokens".format(*facts.published_cuts)
     if facts.train_path is not None:
         split = "train, dev and test are files of their own"
     yield from ["---", "library_name: mlp_lm", "pipeline_tag: text-generation"]

@@ -7,7 +7,7 @@ A `.ckpt` is a Lightning checkpoint, enough by itself to sample, score, and resu
     mlp_lm                         format_version; trainer: max_steps, val_check_interval, log_every_n_steps, precision
     TextDataModule
         vocab           V strings, the boundary "" first
-        fingerprint     of the items of the three splits
+        fingerprint     of text, split and vocabulary
         order_seed      of the order of examples
         item_hashes     {"train": int64 tensor, "dev": …, "test": …}; None beyond a million items
         longest_item    tokens of the longest item of train
@@ -72,7 +72,7 @@ def resolve(path: PathLike) -> Path:
     if not str(path):
         raise CheckpointError("found '' as the name of a file; expected a checkpoint or a run folder")
     if (Path(path) / WEIGHTS).exists():
-        return Path(path)
+        return Path(path) if Path(path).name else Path(path).absolute()  # files beside "." need its name
     best = Path(path) / "checkpoints" / "best.ckpt"
     if best.exists():
         return best

@@ -43,7 +43,8 @@ class CorpusSettings:
         max_vocab_size: Of words: the most tokens of the vocabulary, the boundary and <unk> among them; null means any
             number.
         vocab_from: Where words are counted; all, as in Bengio et al. (2003), lets dev and test choose the vocabulary.
-        unique: Of items: drop repeated ones before the split, so that no item is in two splits.
+        unique: Of items: drop repeated ones before the split, so that no item is in two splits; of three files, those
+            repeated within a file.
         split_seed: Of items: seed of the shuffle before the split.
         max_item_length: Of items: the longest allowed, in characters.
     """
@@ -81,6 +82,13 @@ class CorpusSettings:
         if self.train_path is None or self.dev_path is None or self.test_path is None:
             return [self.path]
         return [self.train_path, self.dev_path, self.test_path]
+
+    @property
+    def published_cuts(self) -> tuple[int, int] | None:
+        """After how many tokens train and dev end in the published split of a dataset, if that is the one to take."""
+        dataset = DATASETS.get(self.path)
+        as_published = (self.layout, self.tokens, self.newlines) == ("text", "pretokenized", "drop")
+        return dataset.cuts if as_published and isinstance(dataset, RemoteFile) else None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -192,23 +200,19 @@ def _cut(streams: list[Ids], settings: CorpusSettings) -> list[Ids]:
     """The tokens of train, dev and test; one running text is cut at 80 % and 90 % of its tokens, or where its published
     split is. Raises DataError if a split would be empty."""
     if len(streams) == 1:
-        n, dataset = len(streams[0]), DATASETS.get(settings.path)
-        as_published = (settings.tokens, settings.newlines) == ("pretokenized", "drop")
-        cuts = dataset.cuts if as_published and isinstance(dataset, RemoteFile) else None
-        streams = np.split(streams[0], cuts or [int(0.8 * n), int(0.9 * n)])
+        n = len(streams[0])
+        streams = np.split(streams[0], settings.published_cuts or [int(0.8 * n), int(0.9 * n)])
     for split, stream in zip(SPLITS, streams, strict=True):
         if not len(stream):
             raise DataError(f"{', '.join(settings.paths)}: no token of {settings.tokens} is left for {split}")
     return streams
 
 
-def read_items(path: Path, max_item_length: int | None = None) -> list[str]:
-    """The items of a file, see `parse_items`. Raises DataError that names the path and, if possible, the line."""
-    return parse_items(read_text(path), path, max_item_length)
-
-
 def parse_items(text: str, path: Path, max_item_length: int | None = None) -> list[str]:
-    """The items of a text: lines without surrounding white space, blank lines skipped. `path` is for errors."""
+    """The items of a text: lines without surrounding white space, blank lines skipped.
+
+    Raises DataError that names the `path` of the text and, if possible, the line.
+    """
     items = [item for line in text.split("\n") if (item := line.strip())]
     if not items:
         raise DataError(f"{path}: {'only blank lines' if text else 'an empty file'}; expected one item a line")
@@ -217,7 +221,7 @@ def parse_items(text: str, path: Path, max_item_length: int | None = None) -> li
             if (length := len(line.strip())) > max_item_length:
                 raise DataError(
                     f"{path}:{number}: an item of {length:,} characters, at most {max_item_length:,} are allowed; "
-                    "is this one item a line? If so, raise --data.max_item_length"
+                    "is this one item a line? If so, raise max_item_length"
                 )
     return items
 

@@ -89,7 +89,7 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
     Raises DataError if it cannot be fetched, or if the copy is not the expected file.
     """
     target = folder / remote.file_name
-    own_copy = "or name your own copy with --data.path FILE"
+    own_copy = "or name your own copy by its path"
     try:
         if not target.exists():
             folder.mkdir(parents=True, exist_ok=True)

@@ -24,10 +24,10 @@ ODD_CATEGORIES = {  # Unicode's general categories
     "Zs": "unusual space",
 }
 PROSE_ADVICE = (
-    "looks like running text, but each line is an item by itself; for text that runs on over line ends, add "
-    "--data.layout text, and --data.tokens words for words instead of characters"
+    "looks like running text, but each line is an item by itself; for text that runs on over line ends, set layout to "
+    "text, and tokens to words for words instead of characters"
 )
-NO_BLANKS_ADVICE = "in a script without blanks between words; --data.tokens characters suits it better than words"
+NO_BLANKS_ADVICE = "in a script without blanks between words; tokens: characters suits it better than words"
 # Thai, Lao, Burmese and Khmer; Japanese and Chinese.
 NO_BLANKS = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"
 REPLACEMENT = "\ufffd"  # what decoders write for bytes that they cannot read
@@ -139,7 +139,7 @@ def histogram(lengths: Mapping[int, int], max_rows: int = 20) -> list[tuple[int,
 
 def item_windows(item: str, vocab: Vocab, context_size: int) -> list[tuple[list[str], str]]:
     """The windows of an item as visible tokens: (context, target). Raises DataError if it has unknown characters."""
-    tokens = list(unicodedata.normalize("NFC", item))
+    tokens = list(item)
     if unknown := vocab.unknown(tokens):
         raise DataError(f"item: {item!r} has the {name_unknown(unknown)}; the corpus has {vocab.describe()}")
     windows = vocab.windows(tokens, context_size)

@@ -68,16 +68,16 @@ def checked(space: dict[str, Any], config: str | None) -> tuple[str, str]:
     """
     ends = {name: getattr(v, "choices", None) or (v.low, v.high) for name, v in space.items()}
     first = {name: values[0] for name, values in ends.items()}
-    found, problems = [], []
+    found, problems = None, []
     for point in (first, *({**first, name: value} for name, values in ends.items() for value in values[1:])):
         try:
             fit = run_fit(DryFit, point, *([f"--config={config}"] if config else []))
-            found.append((fit.text, fit.run_name()))
+            found = found or (fit.text, fit.run_name())
         except MlpLmError as error:
             problems.append(str(error))
-    if problems:
+    if found is None or problems:
         raise SettingsError("; ".join(dict.fromkeys(problems)))
-    return found[0]
+    return found
 
 
 def run_fit(kind: Any, point: dict[str, Any], *args: str) -> Any:

@@ -6,6 +6,7 @@ that the mixture makes up, comes close to it on its own. T context, V vocabulary
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from mlp_lm.text.windows import Batch, Windows, eval_batch_size
 
 def absolute(path: str | None) -> str | None:
     """The path of a teacher, if there is one, so that it holds in any folder."""
-    return None if path is None else str(Path(path).expanduser().absolute())
+    return None if path is None else str(Path(os.path.expanduser(path)).absolute())
 
 
 class TaughtWindows(Windows):
