@@ -18,7 +18,7 @@ const strips = { boxes: [], layers: [], scale: 1 };
 
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 const name = (id) => show(model.vocab[id]);
-const rowClass = (r) => `row${Math.min(r, 2)}`;
+const rowClass = (r) => `row${Math.min(r, 3)}`;
 const embeddingColumns = (E) => (E > 64 ? 16 : Math.min(8, E));
 const mixed = () => data.parts.filter(({ weight }) => weight > 0);
 const descending = (values) => Array.from(values.keys()).sort((a, b) => values[b] - values[a] || a - b);
@@ -69,7 +69,7 @@ function exampleIds() {  // the most probable item; of running text, something p
   const ids = [], random = randomNumbers(1), how = model.isOfText ? { temperature: 0.8, topK: 50 } : { temperature: 0 };
   while (ids.length < 12) {
     const id = draw(drawnFrom(model.logProbs(ids), how, model.banned()), random);
-    if (id === 0) break;
+    if (id <= 0) break;
     ids.push(id);
   }
   return ids;
@@ -100,6 +100,10 @@ function listen() {
 }
 
 function append(id) {
+  if (id < 0) {
+    $("message").textContent = "No token can follow: the counts have never seen any after this.";
+    return;
+  }
   const { ids } = model.encode($("text").value);
   const ended = id === 0 ? `The item ends: ${$("text").value || "."}` : "";
   $("text").value = id === 0 ? "" : model.text([...ids, id]);
@@ -240,7 +244,8 @@ function drawBars(ids) {
 const precise = (logP) => Math.exp(logP).toPrecision(3);
 
 function find() {
-  const { ids } = model.encode($("text").value), id = model.ids.get($("find").value.normalize("NFC"));
+  const { ids } = model.encode($("text").value), wanted = model.tokenizer.split($("find").value);
+  const id = wanted.length === 1 ? model.ids.get(wanted[0]) : undefined;
   const found = () => rows.map(({ label, part }) => `${label} ${precise(model.logProbs(ids, part)[id])}`).join(", ");
   $("found").textContent = !$("find").value ? "" : !id ? "not in the vocabulary" : found();
 }
@@ -273,7 +278,9 @@ async function generate() {
     while (ids.at(-1) !== 0 && ids.length < Math.max(longest, prompt.length + 1)) {
       const logProbs = model.logProbs(ids, how.part);
       each.push(logProbs);
-      ids.push(draw(drawnFrom(logProbs, how, model.banned()), random));
+      const id = draw(drawnFrom(logProbs, how, model.banned()), random);
+      if (id < 0) break;  // no token can follow
+      ids.push(id);
       if (await rest()) return;
     }
     const ended = ids.at(-1) === 0, blanks = model.tokenizer.blanks(ids.map((id) => model.vocab[id]));
@@ -368,13 +375,14 @@ function showNearest(network, id) {
 }
 
 function drawFacts() {
-  const [network, counts] = ["network", "counts"].map((kind) => data.parts.find((part) => part.kind === kind));
+  const [networks, [counts]] = ["network", "counts"].map((kind) => data.parts.filter((part) => part.kind === kind));
   const facts = [["Tokens, V", model.vocab.length]];
-  if (network) {
-    const { embedding_dim, hidden_dim, num_layers, direct, tied, residual } = network.sizes;
-    facts.push(["Context, T", network.context_size], ["Embedding, E", embedding_dim], ["Hidden units, H", hidden_dim]);
-    facts.push(["tanh layers", hidden_dim ? num_layers : 0], ["Weights", network.num_weights]);
+  for (const { label, context_size, num_weights, sizes } of networks) {
+    const { embedding_dim, hidden_dim, num_layers, direct, tied, residual } = sizes;
     const extras = [direct && "direct connections", tied && "tied output", residual && "residual layers"].filter(Boolean);
+    if (networks.length > 1) facts.push(["Part", label]);
+    facts.push(["Context, T", context_size], ["Embedding, E", embedding_dim], ["Hidden units, H", hidden_dim]);
+    facts.push(["tanh layers", hidden_dim ? num_layers : 0], ["Weights", num_weights]);
     if (extras.length) facts.push(["With", extras.join(", ")]);
   }
   if (counts) facts.push(["Order of the counts", counts.order], ["Parameters of the counts", counts.num_weights]);

@@ -198,7 +198,7 @@ function drawLosses(train, dev, levels) {
   pen.fillText("dev", left + 46, bottom - 8);
 }
 
-function drawHistogram(bins, { saturated, dead }) {
+function drawHistogram(bins, { saturated, dead, probed }) {
   const { pen, width, height } = canvasFor("c-hist", "Histogram of tanh outputs");
   const top = Math.max(...bins), bar = (width - 24) / bins.length, bottom = height - 24;
   bins.forEach((share, i) => {
@@ -210,7 +210,7 @@ function drawHistogram(bins, { saturated, dead }) {
   pen.fillStyle = colour("soft");
   pen.textAlign = "center";
   [["−1", 12], ["0", width / 2], ["1", width - 12]].forEach(([tick, at]) => pen.fillText(tick, at, height - 7));
-  const shares = `${percent(saturated)} beyond ±0.97, and so saturated; ${percent(dead)} of the units on all 256 windows`;
+  const shares = `${percent(saturated)} beyond ±0.97, and so saturated; ${percent(dead)} of the units on all ${probed} windows`;
   $("c-hist-caption").textContent = `tanh outputs: ${shares}`;
 }
 
@@ -226,7 +226,7 @@ function drawPoints(points, labels) {
   pen.textAlign = "center";
   pen.textBaseline = "middle";
   points.forEach((point, i) => {
-    pen.fillStyle = colour("aeiou".includes(labels[i]) ? "accent" : "ink", i ? 1 : 0.6);
+    pen.fillStyle = colour(i && "aeiou".includes(labels[i]) ? "accent" : "ink", i ? 1 : 0.6);
     pen.fillText(show(labels[i]), x(point[0]), height - y(point[1]));
   });
 }

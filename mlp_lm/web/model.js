@@ -288,5 +288,5 @@ function drawnFrom(logProbs, { temperature = 1, topK = 0, topP = 1 } = {}, banne
 function draw(probs, random) {
   let left = random();
   for (let id = 0; id < probs.length; id++) if ((left -= probs[id]) < 0) return id;
-  return probs.indexOf(Math.max(...probs));  // rounding left a little over
+  return probs.indexOf(Math.max(...probs));  // rounding left a little over; -1 where no token can follow
 }

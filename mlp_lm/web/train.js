@@ -271,7 +271,7 @@ class Run {
       dev: net.loss(data.dev, this.devSome),
       samples: samples.map((text) => ({ text, seen: data.seen.has(text) })),
       table: net.table.slice(), embedding: net.E,
-      bins: bins.map((n) => n / total), saturated: saturated / total,
+      bins: bins.map((n) => n / total), saturated: saturated / total, probed: probed.length,
       dead: maxima.filter((least) => least > SATURATED).length / net.H,
     };
   }
