@@ -54,7 +54,7 @@ def _show_error(kind: type[BaseException], error: BaseException, trace: Any) -> 
 
 
 sys.excepthook = _show_error
-SECONDS = 20  # that one call of a reader's function may take
+SECONDS: float = 20  # that one call of a reader's function may take
 PARAMS = ("C", "W1", "b1", "W2", "b2")
 CHECKS: dict[str, Callable[..., str | None]] = {}
 
@@ -139,7 +139,7 @@ def run(function: Callable[..., Any], *args: Any) -> Any:
 
 
 @contextmanager
-def _time_limit(seconds: int) -> Iterator[None]:
+def _time_limit(seconds: float) -> Iterator[None]:
     """Raise TimeoutError after so many seconds, where signals can do that: not on Windows, and in the main thread."""
 
     def stop(*_: Any) -> None:
@@ -147,11 +147,11 @@ def _time_limit(seconds: int) -> Iterator[None]:
 
     if hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread():
         before = signal.signal(signal.SIGALRM, stop)
-        signal.alarm(seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             yield
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
     else:
         yield

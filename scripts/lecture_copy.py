@@ -13,6 +13,7 @@ from typing import Any
 
 from mlp_lm.errors import DataError
 from mlp_lm.files import write_text
+from mlp_lm.text.corpus import parse_items, read_text
 from mlp_lm.text.datasets import resolve_path
 
 HERE = Path(__file__).resolve().parent
@@ -65,7 +66,8 @@ def write_exercises(folder: Path, names: str, notebook: bool) -> list[Path]:
     """Write the exercises into `folder`, with all that they need beside them but the package. Returns their files.
 
     Raises:
-        DataError: A file of an earlier call is there, on which someone may have worked; or `names` is no file.
+        DataError: A file of an earlier call is there, on which someone may have worked; or `names` is no text, or has
+            a name with a dot.
     """
     text = without_solutions((HERE / "lecture.py").read_text(encoding="utf-8"))
     files = {folder / "lecture_exercises.py": text}
@@ -75,10 +77,13 @@ def write_exercises(folder: Path, names: str, notebook: bool) -> list[Path]:
         if path.exists():
             raise DataError(f"{path}: exists, and may have your work in it; name another folder, or move it away")
     source = resolve_path(names)
-    if not source.is_file():
-        raise DataError(f"{source}: no such file; expected a text file with one name a line")
+    items = parse_items(read_text(source), source)
+    if dotted := next((item for item in items if "." in item), None):
+        raise DataError(
+            f"{source}: found {dotted!r}, expected names without a dot, which is the boundary in the exercises"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, folder / "names.txt")
+    write_text(folder / "names.txt", "\n".join(items) + "\n")
     for helper in ("lecture.py", "lecture_checks.py", "lecture_copy.py"):  # the first has the solutions
         shutil.copyfile(HERE / helper, folder / helper)
     for path, content in files.items():

@@ -76,6 +76,7 @@ def test_every_place_that_the_lecture_names_is_in_the_program() -> None:
 # -- the exercises -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_exercises_stop_at_the_first_check(tmp_path: Path) -> None:
     lecture_copy.main(["--exercises", str(tmp_path / "mine")])
     script = tmp_path / "mine" / "lecture_exercises.py"
@@ -126,12 +127,28 @@ def test_exercises_come_with_names_and_are_never_overwritten(
     assert (tmp_path / "mine" / "lecture_exercises.ipynb").read_text(encoding="utf-8") == "work"
 
 
-def test_names_that_are_missing_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_come_as_the_checks_read_them(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_bytes(b"\xef\xbb\xbf  rene\xcc\x81\r\n\r\nava")  # a BOM, an accent of its own
+    lecture_copy.write_exercises(tmp_path / "mine", str(tmp_path / "some.txt"), notebook=False)
+    assert (tmp_path / "mine" / "names.txt").read_text(encoding="utf-8") == "ren\u00e9\nava\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "no such file; expected a text file"),
+        ("ava\nst. john\n", "found 'st. john', expected names without a dot, which is the boundary in the exercises"),
+    ],
+)
+def test_names_that_are_no_good_are_one_line(
+    content: str | None, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "some.txt").write_text(content)
     with pytest.raises(SystemExit, match="2"):
-        lecture_copy.main(["--exercises", str(tmp_path / "mine"), "--names", "nobody.txt"])
-    assert capsys.readouterr().err == (
-        "lecture.py: nobody.txt: no such file; expected a text file with one name a line\n"
-    )
+        lecture_copy.main(["--exercises", str(tmp_path / "mine"), "--names", str(tmp_path / "some.txt")])
+    err = capsys.readouterr().err
+    assert err.startswith(f"lecture.py: {tmp_path / 'some.txt'}: {told}") and err.count("\n") == 1
     assert not (tmp_path / "mine").exists()
 
 
@@ -313,8 +330,8 @@ def test_a_loop_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) ->
         while True:
             pass
 
-    monkeypatch.setattr(lecture_checks, "SECONDS", 1)
-    with pytest.raises(CheckError, match="sample has not ended after 1 seconds"):
+    monkeypatch.setattr(lecture_checks, "SECONDS", 0.2)
+    with pytest.raises(CheckError, match=r"sample has not ended after 0\.2 seconds"):
         check(13, sample, [], {}, 3)
 
 
