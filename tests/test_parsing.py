@@ -121,7 +121,7 @@ def test_the_json_schema_knows_every_setting(schema: dict[str, Any]) -> None:
 
 def test_shipped_configs_are_valid_and_slips_are_not(schema: dict[str, Any]) -> None:
     assert schema["additionalProperties"] is schema["properties"]["model"]["additionalProperties"] is False
-    for path in (ROOT / "configs").glob("*.yaml"):
+    for path in (ROOT / "configs").rglob("*.yaml"):
         assert [*faults(yaml.safe_load(path.read_text(encoding="utf-8")), schema)] == [], path
     model = {"dropout": 1, "hidden_dim": "many", "optimizer": "adam"}
     wrong = {"modell": {}, "model": model, "data": {"batch_size": 0}}

@@ -406,6 +406,7 @@ def test_ctrl_c_while_workers_still_import_ends_them_in_silence() -> None:
     command = [sys.executable, "-m", "mlp_lm", *SWEEP, *TWO, "--vary=trainer.max_steps=1000000", "--jobs=2"]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     while not Path("s/config.yaml").exists():
+        assert process.poll() is None
         time.sleep(0.05)
     time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
