@@ -279,6 +279,8 @@ def test_in_a_browser_from_a_file_without_a_network(tmp_path: Path) -> None:
     file = fit(corpus, tmp_path / "run", *SHORT)
     assert main(["ngram", str(corpus), "--orders=3", f"--save={counts}"]) == 0
     assert main(["export", str(file), f"--counts={counts}", f"--output={tmp_path / 'page.html'}"]) == 0
+    assert main(["ngram", str(corpus), "--orders=3", "--smoothing=none", f"--save={tmp_path / 'stuck.npz'}"]) == 0
+    assert main(["export", str(tmp_path / "stuck.npz")]) == 0
     words = fit(hostile_corpus(tmp_path, "pretokenized"), tmp_path / "words", *SHORT, "--data.tokens=pretokenized")
     assert main(["export", str(words), f"--output={tmp_path / 'words.html'}"]) == 0
     with sync_playwright() as playwright:
@@ -334,6 +336,11 @@ def test_in_a_browser_from_a_file_without_a_network(tmp_path: Path) -> None:
         expect(page.locator(".token-box").last).to_have_text(HOSTILE[0])
         expect(page.locator(".item")).to_have_count(20)
         assert page.title() == "words" and page.locator("img").count() == 0
+        page.goto((tmp_path / "stuck.html").as_uri())
+        page.wait_for_selector("body[data-ready]")
+        page.fill("#text", "<<")
+        page.click("#draw-one")
+        expect(page.locator("#message")).to_contain_text("No token can follow")
         browser.close()
-    files = [(tmp_path / name).as_uri() for name in ("page.html", "words.html")]
+    files = [(tmp_path / name).as_uri() for name in ("page.html", "words.html", "stuck.html")]
     assert [line for line in heard if not line.startswith("blob:")] == files
