@@ -6,9 +6,10 @@
 The first measures the rows of the table that are named (else all that take less than a minute, or with `--all` all) on
 the splits named, one after the other: configs, several of them together, and the peers of `scripts/peers.py`. It
 takes dev and test of `best.ckpt`, reloaded, beside the counts of the order that is best on dev, and beside the mixture
-with these, whose weights are best on dev; of a peer, its last or best weights, and the time of its loop. The second
-measures how long it takes from the start of a process to the first dev loss that is low enough, with the rivals
-beside, in turn. Figures of all calls are kept in `scripts/figures.json`; `--readme` writes them into the README.
+with these, whose weights are best on dev; of a peer, its last or best weights, and the time of its loop. Where no item
+is in two splits, it also measures how much of its probability a model gives to the items of train. The second measures
+how long it takes from the start of a process to the first dev loss that is low enough, with the rivals beside, in turn.
+Figures of all calls are kept in `scripts/figures.json`; `--readme` writes them into the README.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import functools
 import json
 import math
 import os
+import platform
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -96,25 +98,44 @@ def with_counts(networks: Sequence[LanguageModel], split: str, path: str) -> tup
         if len(networks) == 1:
             found["network"] = probs[0]
         row |= {f"{kind}_{name}": -of_kind.log().mean().item() for kind, of_kind in found.items()}
-    return row, mixture.mix(parts, weights.tolist())
+    mixed = mixture.mix(parts, weights.tolist())
+    if corpus.settings.unique:
+        models = {"network": networks[0], "counts": counts, "mixture": mixed}
+        for kind, model in models.items() if len(networks) == 1 else [("mixture", mixed)]:
+            row |= memorised(model, kind, corpus, row)
+    return row, mixed
 
 
-def measure(configs: Sequence[str], split: str, path: str) -> Row:
+def memorised(model: LanguageModel, kind: str, corpus: Corpus, known: Row) -> Row:
+    """The probability of all items of train together, and the losses on dev and test of the model without them.
+
+    Where no item is in two splits, these are the losses given that an item is new: without the items of train, the
+    probabilities of all others are divided by their sum.
+    """
+    share = sum(math.exp(score.log_prob) for score in model.score(corpus.items("train")))
+    row = {f"{kind}_in_train": share}
+    for name in ("dev", "test"):
+        tokens_per_item = len(getattr(corpus, name)) / len(corpus.items(name))
+        row[f"{kind}_new_{name}"] = known[f"{kind}_{name}"] + math.log1p(-share) / tokens_per_item
+    return row
+
+
+def measure(configs: Sequence[str], flags: Sequence[str], split: str, path: str) -> Row:
     """A config's network, or those of several together."""
-    rows, networks = zip(*(trained(config, split, path) for config in configs), strict=True)
+    rows, networks = zip(*(trained(config, split, path, *flags) for config in configs), strict=True)
     sums = {name: sum(row[name] for row in rows) for name in ("weights", "steps", "seconds")}
     return sums | {"threads": rows[0]["threads"]} | with_counts(networks, split, path)[0]
 
 
-def measure_taught(teachers: Sequence[str], split: str, path: str) -> Row:
+def measure_taught(teachers: Sequence[str], flags: Sequence[str], split: str, path: str) -> Row:
     """The network of `taught.yaml`, whose teacher is the mixture of some configs' networks and counts.
 
     Its time is that of all networks.
     """
-    rows, networks = zip(*(trained(config, split, path) for config in teachers), strict=True)
+    rows, networks = zip(*(trained(config, split, path, *flags) for config in teachers), strict=True)
     with tempfile.TemporaryDirectory() as folder:
         save_parts(teacher := f"{folder}/teacher.npz", with_counts(networks, split, path)[1])
-        row, network = trained("taught", split, path, f"--data.teacher={teacher}")
+        row, network = trained("taught", split, path, f"--data.teacher={teacher}", *flags)
     seconds = row["seconds"] + sum(teacher_row["seconds"] for teacher_row in rows)
     return row | {"seconds": seconds} | with_counts([network], split, path)[0]
 
@@ -165,16 +186,22 @@ def peer(train: Callable[[Corpus], Row]) -> Callable[[str, str], Row]:
     return lambda split, path: train(corpus_and_counts(settings_of(split, path))[0])
 
 
+BFLOAT16 = ["--trainer.precision=bf16-mixed"]  # slow on a CPU without such units
 ROWS: dict[str, Callable[[str, str], Row]] = {
-    **{f"{config}.yaml": partial(measure, [config]) for config in ("names", "lecture", "lecture_fast", "best", "deep")},
-    "best.yaml and deep.yaml": partial(measure, ["best", "deep"]),
-    "taught.yaml, by names.yaml": partial(measure_taught, ["names"]),
-    "taught.yaml, by best.yaml and deep.yaml": partial(measure_taught, ["best", "deep"]),
+    **{f"{name}.yaml": partial(measure, [name], []) for name in ("names", "lecture", "lecture_fast", "best", "deep")},
+    "best.yaml and deep.yaml": partial(measure, ["best", "deep"], []),
+    "taught.yaml, by names.yaml": partial(measure_taught, ["names"], []),
+    "taught.yaml, by best.yaml and deep.yaml": partial(measure_taught, ["best", "deep"], []),
+    "best.yaml, bfloat16": partial(measure, ["best"], BFLOAT16),
+    "best.yaml and deep.yaml, bfloat16": partial(measure, ["best", "deep"], BFLOAT16),
+    "taught.yaml, by names.yaml, bfloat16": partial(measure_taught, ["names"], BFLOAT16),
+    "taught.yaml, by best.yaml and deep.yaml, bfloat16": partial(measure_taught, ["best", "deep"], BFLOAT16),
     LOOP: peer(measure_lecture),
     "microgpt": peer(partial(microgpt, 1000)),
     "microgpt, longer": peer(partial(microgpt, 100_000)),
     "makemore.py's transformer": peer(makemore),
 }
+REMEMBERING = ("names.yaml", "best.yaml", "best.yaml and deep.yaml", "taught.yaml, by best.yaml and deep.yaml")
 QUICK = ("names.yaml", "lecture.yaml", "lecture_fast.yaml", "microgpt")  # the others take minutes
 
 
@@ -183,9 +210,28 @@ def losses(kept: Row, names: Sequence[str], splits: Sequence[str], path: str) ->
     for name in names:
         for split in splits:
             if split != "bundled" or name == "names.yaml":
-                row = kept.setdefault("losses", {})[f"{name}, {split}"] = ROWS[name](split, path)
+                row = ROWS[name](split, path) | {"machine": machine()}
+                kept.setdefault("losses", {})[f"{name}, {split}"] = row
                 print(f"{name}, {split}: dev {row.get('network_dev', row.get('mixture_dev')):.4f}", file=sys.stderr)
                 keep(kept)
+
+
+def machine() -> str:
+    """What the seconds are of."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{os.cpu_count()} cores of {next(names, platform.processor())}, torch {torch.__version__}"
+
+
+def measured_on(rows: Iterable[Row]) -> list[str]:
+    """The lines below a table that name the machines of its seconds."""
+    return ["", f"Measured on {'; '.join(sorted({row['machine'] for row in rows}))}."]
+
+
+def config_label(name: str) -> str:
+    """The name of a row in Markdown."""
+    return re.sub(r"\w+\.yaml", r"`\g<0>`", name)
 
 
 def losses_table(kept: Row) -> list[str]:
@@ -195,12 +241,23 @@ def losses_table(kept: Row) -> list[str]:
     lines.append("|---" * (6 + len(columns)) + "|")
     for name in ROWS:
         for split in SPLITS:
-            if row := kept["losses"].get(f"{name}, {split}"):
-                label = re.sub(r"\w+\.yaml", r"`\g<0>`", name)
-                cells = [label, split, f"{row['weights']:,}", f"{row['steps']:,}"]
+            if row := kept.get("losses", {}).get(f"{name}, {split}"):
+                cells = [config_label(name), split, f"{row['weights']:,}", f"{row['steps']:,}"]
                 cells += [f"{row['seconds']:.0f}", str(row["threads"])]
                 cells += [f"{row[key]:.3f}" if (key := c.replace(" ", "_")) in row else "–" for c in columns]
                 lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, *measured_on(kept.get("losses", {}).values())]
+
+
+def memory_table(kept: Row) -> list[str]:
+    """What some models of the unique split have memorised, and what they know about new items."""
+    lines = ["| model | in train | dev | test | dev, if new | test, if new |", "|---" * 6 + "|"]
+    rows = {name: row for name in REMEMBERING if (row := kept.get("losses", {}).get(f"{name}, unique"))}
+    shown = [(config_label(name), "network" if "network_dev" in row else "mixture", row) for name, row in rows.items()]
+    for label, kind, row in [*shown, *(("counts", "counts", row) for row in [*rows.values()][:1])]:
+        losses = (f"{row[f'{kind}_{column}']:.3f}" for column in ("dev", "test", "new_dev", "new_test"))
+        label += ", with counts" if kind == "mixture" else ""
+        lines.append(f"| {label} | {row[f'{kind}_in_train']:.0%} | {' | '.join(losses)} |")
     return lines
 
 
@@ -225,12 +282,13 @@ def race(kept: Row, repeats: int, path: str) -> None:
     kept["race"] = []
     for (target, racer), seconds in times.items():
         process, loop = map(statistics.median, zip(*seconds, strict=True))
-        kept["race"].append({"loss": target, "racer": racer, "process": process, "loop": loop})
+        kept["race"].append({"loss": target, "racer": racer, "process": process, "loop": loop} | {"machine": machine()})
     keep(kept)
 
 
 def time_to(target: float, racer: str, path: str) -> tuple[float, float]:
     """Seconds from the start of a process, and of its loop, to the first dev loss of at most `target`."""
+    run("fit", "--print_schema")  # imports what all racers do: after a long one, the files may no longer be in memory
     if racer == LOOP:
         result = benchmark.start("lecture", path, 200_000, evaluations=40, threads=1)
         loop = min(first(result["curve"], target), result["seconds"])  # some runs end a little above it
@@ -257,15 +315,15 @@ def first(curve: Sequence[tuple[float, float]], target: float) -> float:
 def race_table(kept: Row) -> list[str]:
     """The race that is kept, as a table."""
     lines = ["| dev loss | reached by | from the start of the process, s | of the loop, s |", "|---|---|---|---|"]
-    for row in kept["race"]:
+    for row in kept.get("race", []):
         racer = row["racer"] if row["racer"] == LOOP else f"`{row['racer']}`"
         lines.append(f"| {row['loss']:.3f} | {racer} | {row['process']:.1f} | {row['loop']:.1f} |")
-    return lines
+    return [*lines, *measured_on(kept.get("race", []))]
 
 
 # -- what is kept ------------------------------------------------------------------------------------------------------
 
-TABLES: dict[str, Callable[[Row], list[str]]] = {"losses": losses_table, "race": race_table}
+TABLES: dict[str, Callable[[Row], list[str]]] = {"losses": losses_table, "memory": memory_table, "race": race_table}
 
 
 def run(*words: str) -> None:
@@ -287,10 +345,10 @@ def keep(kept: Row) -> None:
 def with_tables(text: str, kept: Row) -> str:
     """`text` with each table between its marker lines."""
     for name, table in TABLES.items():
-        start, end = f"<!-- {name}: scripts/figures.py -->\n", f"\n<!-- end of {name} -->"
+        start, end = f"<!-- {name}: scripts/figures.py -->\n", f"<!-- end of {name} -->"
         before, _, rest = text.partition(start)
-        if name in kept and end in rest:
-            text = before + start + "\n".join(table(kept)) + end + rest.partition(end)[2]
+        if end in rest:
+            text = before + start + "\n".join([*table(kept), end]) + rest.partition(end)[2]
     return text
 
 
@@ -318,7 +376,7 @@ def main() -> None:
         parser.error(str(error))
     if args.readme:
         README.write_text(with_tables(README.read_text(encoding="utf-8"), kept), encoding="utf-8")
-    print(*(line for name, table in TABLES.items() if name in kept for line in ["", *table(kept)]), sep="\n")
+    print(*(line for table in TABLES.values() for line in ["", *table(kept)]), sep="\n")
 
 
 if __name__ == "__main__":

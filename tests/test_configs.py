@@ -5,17 +5,23 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import re
 import shlex
 from pathlib import Path
 
 import figures
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from mlp_lm.cli import main
 from mlp_lm.commands import COMMANDS
+from mlp_lm.models.language_model import CorpusFacts, LanguageModel
+from mlp_lm.text.corpus import Corpus, CorpusSettings
 from mlp_lm.text.datasets import DATASETS, RemoteFile
+from mlp_lm.text.vocab import Vocab
 from mlp_lm.training.schema import SECTIONS, config_schema
 from tests.conftest import ROOT, Capture
 
@@ -96,4 +102,17 @@ def test_every_command_of_the_readme_runs(
 def test_the_tables_of_the_readme_are_what_the_script_makes_of_its_figures() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert figures.with_tables(text, figures.read_json(figures.FIGURES)) == text
+    for name in figures.TABLES:
+        assert f"<!-- {name}: scripts/figures.py -->" in text and f"<!-- end of {name} -->" in text
     assert {*re.findall(r"\w+\.yaml", " ".join(figures.ROWS))} <= {path.name for path in CONFIGS}
+
+
+def test_the_loss_on_new_items_is_that_of_a_model_without_the_items_of_train() -> None:
+    vocab = Vocab(["", "a", "b"])
+    lm = LanguageModel(vocab, 1, lambda contexts: torch.full((len(contexts), 3), 1 / 3).log(), CorpusFacts(2, None))
+    a_and_b, aa, ab_and_bb = ([1, 0, 2, 0], [1, 1, 0], [1, 2, 0, 2, 2, 0])
+    corpus = Corpus(CorpusSettings(), vocab, np.array(a_and_b), np.array(aa), np.array(ab_and_bb), "")
+    losses = {"network_dev": math.log(3), "network_test": math.log(3)}
+    in_21_ways = math.log(21) / 3  # aa has 1/27 of all, and 1/21 of what a and b, with 1/9 each, leave over
+    expected = {"network_in_train": 2 / 9, "network_new_dev": in_21_ways, "network_new_test": in_21_ways}
+    assert figures.memorised(lm, "network", corpus, losses) == pytest.approx(expected)
