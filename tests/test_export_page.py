@@ -187,6 +187,11 @@ def test_tokens_are_drawn_from_the_distribution_that_python_draws_from(
     torch.testing.assert_close(shares.double(), torch.tensor(found, dtype=torch.float64), rtol=0, atol=0.02)
 
 
+def test_nothing_is_drawn_where_no_token_can_follow(empty_page: Path) -> None:
+    code = "return [0, 1].map((temperature) => draw(drawnFrom([-Infinity, -Infinity], { temperature }), () => 0.3));"
+    assert in_page(empty_page, code) == [-1, -1]
+
+
 def test_a_hundred_steps_in_the_page_are_those_of_the_fused_step(empty_page: Path) -> None:
     torch.manual_seed(1)
     network = MLP(27, 3, 5, 22).double()  # sizes that are no multiples of four

@@ -244,10 +244,10 @@ function drawBars(ids) {
 const precise = (logP) => Math.exp(logP).toPrecision(3);
 
 function find() {
-  const { ids } = model.encode($("text").value), wanted = model.tokenizer.split($("find").value);
-  const id = wanted.length === 1 ? model.ids.get(wanted[0]) : undefined;
+  const { ids } = model.encode($("text").value), typed = $("find").value, tokens = model.tokenizer.split(typed);
+  const id = model.ids.get(tokens.length === 1 ? tokens[0] : typed);  // <unk> is three words
   const found = () => rows.map(({ label, part }) => `${label} ${precise(model.logProbs(ids, part)[id])}`).join(", ");
-  $("found").textContent = !$("find").value ? "" : !id ? "not in the vocabulary" : found();
+  $("found").textContent = !typed ? "" : !id ? "not in the vocabulary" : found();
 }
 
 // -- generate ---------------------------------------------------------------------------------------------------------

@@ -268,6 +268,7 @@ function drawnFrom(logProbs, { temperature = 1, topK = 0, topP = 1 } = {}, banne
   for (const id of banned) scores[id] = -Infinity;
   const ranked = Array.from(scores.keys()).sort((a, b) => scores[b] - scores[a] || a - b);
   const best = scores[ranked[0]];
+  if (best === -Infinity) return scores.fill(0);  // no token can follow
   if (temperature === 0) return scores.map((_, id) => (id === ranked[0] ? 1 : 0));
   scores = scores.map((s) => (s - best) / temperature);
   if (topK) for (const id of ranked.slice(topK)) scores[id] = -Infinity;
@@ -288,5 +289,6 @@ function drawnFrom(logProbs, { temperature = 1, topK = 0, topP = 1 } = {}, banne
 function draw(probs, random) {
   let left = random();
   for (let id = 0; id < probs.length; id++) if ((left -= probs[id]) < 0) return id;
-  return probs.indexOf(Math.max(...probs));  // rounding left a little over; -1 where no token can follow
+  const largest = Math.max(...probs);
+  return largest > 0 ? probs.indexOf(largest) : -1;  // rounding left a little over, or no token can follow
 }
