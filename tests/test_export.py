@@ -90,10 +90,14 @@ def test_the_card_names_a_published_split(best: Path, tmp_path: Path) -> None:
     assert "Split: the published one, cut after 800,000 and 1,000,000 tokens." in card
 
 
-def test_a_dot_is_a_folder_like_others(best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("place", "name"), [("model", "."), ("model/inside", "..")])
+def test_dots_are_a_folder_like_others(
+    place: str, name: str, best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     export(best, "--format=safetensors", f"--output={tmp_path / 'model'}")
-    monkeypatch.chdir(tmp_path / "model")
-    assert main(["plot", ".", "--what=embeddings"]) == 0
+    (tmp_path / "model" / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / place)
+    assert main(["plot", name, "--what=embeddings"]) == 0
     assert (tmp_path / "model_embeddings.png").exists()
 
 

@@ -51,13 +51,13 @@ def inspect(
         json: Write all figures to this file.
     """
     if nearest is not None:
-        if item is not None or json is not None:
-            raise SettingsError("nearest: is about a network, --item and --json are about a text; leave one out")
+        if (item, json, data) != (None, None, CorpusSettings(path)):
+            raise SettingsError("nearest: is about a network, and goes with no flag that is about a text")
         print("\n".join(_nearest_lines(path, nearest.split(","))))
         return
+    if {data.train_path, data.dev_path, data.test_path} != {None}:
+        raise SettingsError("train_path, dev_path, test_path: inspect takes one text; name one of the files as PATH")
     check({f"data.{name}": value for name, value in vars(data).items()}, {})
-    if data.train_path is not None:
-        raise SettingsError("train_path: inspect takes one text; name the file instead of PATH")
     source = resolve_path(path)
     check_outputs([str(source)], json=(json, ()))
     of_items = data.layout == "items" and data.tokens == "characters"

@@ -72,7 +72,7 @@ def resolve(path: PathLike) -> Path:
     if not str(path):
         raise CheckpointError("found '' as the name of a file; expected a checkpoint or a run folder")
     if (Path(path) / WEIGHTS).exists():
-        return Path(path) if Path(path).name else Path(path).absolute()  # files beside "." need its name
+        return Path(path) if Path(path).name not in ("", "..") else Path(path).resolve()  # for files beside it
     best = Path(path) / "checkpoints" / "best.ckpt"
     if best.exists():
         return best
