@@ -75,7 +75,7 @@ print(*summary(names), sep="\n")
 
 # %% [markdown]
 # The program does this in `mlp_lm/text/corpus.py:parse_items`, after `read_text`. They name file and line where
-# something is wrong, and take é for the same whether it was typed as one character or as an e and an accent.
+# something is wrong, and treat é as the same, whether it was typed as one character or as an e and an accent.
 # `python -m mlp_lm inspect names` prints much more.
 
 # %% [markdown]
@@ -297,8 +297,8 @@ for z in (1.0, 10.0, 100.0):
 # float32 ends at 3.4e38, and exp(88.8) is more than that: inf / inf is NaN. `F.cross_entropy` subtracts the largest
 # logit of each row first, which changes no probability and lets exp see nothing above 0.
 #
-# The program does this in `mlp_lm/models/network.py:MLP.loss`, and differs in large vocabularies, whose logits it
-# never has in memory all at once on a CPU.
+# The program does this in `mlp_lm/models/network.py:MLP.loss`, and differs on a CPU in large vocabularies,
+# whose logits are never in memory all at once.
 
 # %% [markdown]
 # ## 8. Overfit 32 windows
@@ -338,7 +338,7 @@ def lower_bound(X: Tensor, Y: Tensor) -> float:
 # %%
 check(8, step, lower_bound)
 generator = torch.Generator().manual_seed(2147483647)
-X_few, Y_few = examples(names[:: min(500, len(names) // 8)], T)  # from all over the list, which may be sorted
+X_few, Y_few = examples(names[:: max(1, len(names) // 64)], T)  # from all over the list, which may be sorted
 X_few, Y_few = X_few[:32], Y_few[:32]
 params = new_params(V, T, 2, 100, generator)
 print(f"the first loss is {step(params, X_few, Y_few, 0.0):.4f}; no network gets below {lower_bound(X_few, Y_few):.4f}")

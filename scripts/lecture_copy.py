@@ -77,11 +77,12 @@ def write_exercises(folder: Path, names: str, notebook: bool) -> list[Path]:
         if path.exists():
             raise DataError(f"{path}: exists, and may have your work in it; name another folder, or move it away")
     source = resolve_path(names)
-    items = parse_items(read_text(source), source)
-    if dotted := next((item for item in items if "." in item), None):
-        raise DataError(
-            f"{source}: found {dotted!r}, expected names without a dot, which is the boundary in the exercises"
-        )
+    items = parse_items(text := read_text(source), source)
+    for number, line in enumerate(text.split("\n"), start=1):
+        if "." in line:
+            raise DataError(
+                f"{source}:{number}: found {line!r}, but the dot is the boundary in the exercises; leave it out"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "names.txt", "\n".join(items) + "\n")
     for helper in ("lecture.py", "lecture_checks.py", "lecture_copy.py"):  # the first has the solutions
