@@ -100,8 +100,8 @@ def with_counts(networks: Sequence[LanguageModel], split: str, path: str) -> tup
         row |= {f"{kind}_{name}": -of_kind.log().mean().item() for kind, of_kind in found.items()}
     mixed = mixture.mix(parts, weights.tolist())
     if corpus.settings.unique:
-        models = {"network": networks[0], "counts": counts, "mixture": mixed}
-        for kind, model in models.items() if len(networks) == 1 else [("mixture", mixed)]:
+        models = {"network": networks[0], "counts": counts} if len(networks) == 1 else {"mixture": mixed}
+        for kind, model in models.items():
             row |= memorised(model, kind, corpus, row)
     return row, mixed
 
@@ -237,27 +237,28 @@ def config_label(name: str) -> str:
 def losses_table(kept: Row) -> list[str]:
     """The table of all losses that are kept."""
     columns = [f"{kind} {split}" for kind in ("network", "counts", "mixture") for split in ("dev", "test")]
-    lines = [" | ".join(["| model", "split", "weights", "steps", "s", "threads", *columns]) + " |"]
+    lines = [" | ".join(["| model", "split", "weights", "best step", "s", "threads", *columns]) + " |"]
     lines.append("|---" * (6 + len(columns)) + "|")
     for name in ROWS:
         for split in SPLITS:
-            if row := kept.get("losses", {}).get(f"{name}, {split}"):
+            if row := kept["losses"].get(f"{name}, {split}"):
                 cells = [config_label(name), split, f"{row['weights']:,}", f"{row['steps']:,}"]
                 cells += [f"{row['seconds']:.0f}", str(row["threads"])]
                 cells += [f"{row[key]:.3f}" if (key := c.replace(" ", "_")) in row else "–" for c in columns]
                 lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, *measured_on(kept.get("losses", {}).values())]
+    return [*lines, *measured_on(kept["losses"].values())]
 
 
 def memory_table(kept: Row) -> list[str]:
     """What some models of the unique split have memorised, and what they know about new items."""
     lines = ["| model | in train | dev | test | dev, if new | test, if new |", "|---" * 6 + "|"]
-    rows = {name: row for name in REMEMBERING if (row := kept.get("losses", {}).get(f"{name}, unique"))}
+    rows = {name: row for name in REMEMBERING if (row := kept["losses"].get(f"{name}, unique"))}
     shown = [(config_label(name), "network" if "network_dev" in row else "mixture", row) for name, row in rows.items()]
-    for label, kind, row in [*shown, *(("counts", "counts", row) for row in [*rows.values()][:1])]:
+    counted = [("counts", "counts", row) for row in rows.values() if "counts_in_train" in row]
+    for label, kind, row in [*shown, *counted[:1]]:
         losses = (f"{row[f'{kind}_{column}']:.3f}" for column in ("dev", "test", "new_dev", "new_test"))
         label += ", with counts" if kind == "mixture" else ""
-        lines.append(f"| {label} | {row[f'{kind}_in_train']:.0%} | {' | '.join(losses)} |")
+        lines.append(f"| {label} | {100 * row[f'{kind}_in_train']:.0f} % | {' | '.join(losses)} |")
     return lines
 
 
@@ -282,13 +283,15 @@ def race(kept: Row, repeats: int, path: str) -> None:
     kept["race"] = []
     for (target, racer), seconds in times.items():
         process, loop = map(statistics.median, zip(*seconds, strict=True))
-        kept["race"].append({"loss": target, "racer": racer, "process": process, "loop": loop} | {"machine": machine()})
+        kept["race"].append({"loss": target, "racer": racer, "process": process, "loop": loop, "machine": machine()})
     keep(kept)
 
 
 def time_to(target: float, racer: str, path: str) -> tuple[float, float]:
     """Seconds from the start of a process, and of its loop, to the first dev loss of at most `target`."""
-    run("fit", "--print_schema")  # imports what all racers do: after a long one, the files may no longer be in memory
+    run(
+        "fit", "--print_schema"
+    )  # reads from disk what all racers import, which a long race may have pushed out of memory
     if racer == LOOP:
         result = benchmark.start("lecture", path, 200_000, evaluations=40, threads=1)
         loop = min(first(result["curve"], target), result["seconds"])  # some runs end a little above it
@@ -315,15 +318,19 @@ def first(curve: Sequence[tuple[float, float]], target: float) -> float:
 def race_table(kept: Row) -> list[str]:
     """The race that is kept, as a table."""
     lines = ["| dev loss | reached by | from the start of the process, s | of the loop, s |", "|---|---|---|---|"]
-    for row in kept.get("race", []):
+    for row in kept["race"]:
         racer = row["racer"] if row["racer"] == LOOP else f"`{row['racer']}`"
-        lines.append(f"| {row['loss']:.3f} | {racer} | {row['process']:.1f} | {row['loop']:.1f} |")
-    return [*lines, *measured_on(kept.get("race", []))]
+        lines.append(f"| {row['loss']:.3f} | {racer} | {row['process']:.1f} | {row['loop']:.2f} |")
+    return [*lines, *measured_on(kept["race"])]
 
 
 # -- what is kept ------------------------------------------------------------------------------------------------------
 
-TABLES: dict[str, Callable[[Row], list[str]]] = {"losses": losses_table, "memory": memory_table, "race": race_table}
+TABLES: dict[str, tuple[str, Callable[[Row], list[str]]]] = {  # by its marker: what it is made of, and by what
+    "losses": ("losses", losses_table),
+    "memory": ("losses", memory_table),
+    "race": ("race", race_table),
+}
 
 
 def run(*words: str) -> None:
@@ -344,10 +351,10 @@ def keep(kept: Row) -> None:
 
 def with_tables(text: str, kept: Row) -> str:
     """`text` with each table between its marker lines."""
-    for name, table in TABLES.items():
+    for name, (source, table) in TABLES.items():
         start, end = f"<!-- {name}: scripts/figures.py -->\n", f"<!-- end of {name} -->"
         before, _, rest = text.partition(start)
-        if end in rest:
+        if source in kept and end in rest:
             text = before + start + "\n".join([*table(kept), end]) + rest.partition(end)[2]
     return text
 
@@ -376,7 +383,8 @@ def main() -> None:
         parser.error(str(error))
     if args.readme:
         README.write_text(with_tables(README.read_text(encoding="utf-8"), kept), encoding="utf-8")
-    print(*(line for table in TABLES.values() for line in ["", *table(kept)]), sep="\n")
+    tables = (table(kept) for source, table in TABLES.values() if source in kept)
+    print(*("\n".join(["", *lines]) for lines in tables), sep="\n")
 
 
 if __name__ == "__main__":

@@ -151,7 +151,9 @@ def test_lightnings_trainer_fits_the_module_and_its_checkpoint_can_be_loaded(
     contexts, _ = data.windows("dev")[:]
     assert torch.equal(load(path).log_probs(contexts), module.eval().network.log_probs(contexts))
     capsys.readouterr()
-    assert "trainer.max_steps: missing, and the checkpoint" in error_of(["fit", f"--ckpt_path={path}"], capsys)
+    assert "trainer.max_steps: missing; this checkpoint is not of fit" in error_of(
+        ["fit", f"--ckpt_path={path}"], capsys
+    )
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's, which `fit` drops

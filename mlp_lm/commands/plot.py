@@ -58,7 +58,7 @@ def plot(file: str, what: str | None = None, output: str | None = None) -> None:
                 raise
             print(f"left out: {name}: {error}", file=sys.stderr)
     if not panels:
-        raise CheckpointError(f"{path}: none of the plots can be drawn of it; nothing was written")
+        raise CheckpointError(f"{path}: no plot can be drawn of it; nothing was written")
     curves.save(networks.draw_panels(panels, networks.panel_side(min(len(model.vocab), MAX_TOKENS))), output)
     print(f"saved: {output}")
 

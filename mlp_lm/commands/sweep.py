@@ -130,11 +130,11 @@ def space_of(asked: dict[str, Any]) -> dict[str, Any]:
     ranges = not all(isinstance(values, CategoricalDistribution) for values in space.values())
     sampled = ranges or asked["sampler"] in ("random", "tpe")
     if ranges and asked["sampler"] == "grid":
-        problems.append("sampler: grid takes choices, not ranges; leave --sampler out, and set --trials")
+        problems.append("sampler: grid takes choices, not ranges; leave --sampler out, with --trials set")
     elif sampled and asked["trials"] is None:
         problems.append("trials: missing; ranges, random and tpe need a number of points")
     elif asked["trials"] is not None and asked["sampler"] == "grid":
-        problems.append(f"trials: found {asked['trials']}; a grid runs all combinations, leave --trials out")
+        problems.append(f"trials: found {asked['trials']}; a grid runs all combinations; leave --trials out")
     if problems:
         raise SettingsError("; ".join(problems))
     return space

@@ -119,8 +119,8 @@ class Trainer(LightningTrainer):
             log_every_n_steps: Steps between two points of the training curve; a point is their mean loss.
             accelerator: cpu, cuda, mps or another that Lightning knows; auto takes CUDA if there is one, else the CPU.
             devices: Number of devices on each machine, or their indices; each gets a process, on the CPU too.
-            precision: Number format of the network; bf16-mixed multiplies 16-bit numbers, which is fast on GPUs and on
-                CPUs with such units (avx512_bf16 or amx_bf16 among their flags).
+            precision: Number format of the network; bf16-mixed multiplies 16-bit numbers, which is fast on GPUs, and on
+                CPUs with instructions for it (avx512_bf16 or amx_bf16 among their flags).
             num_threads: CPU threads; null takes OMP_NUM_THREADS if it is set, else one for small steps and all cores
                 for larger ones.
             logger: true writes TensorBoard events into the run folder: curves, histograms, samples, embeddings; false
