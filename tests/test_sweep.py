@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -416,6 +417,23 @@ def test_ctrl_c_while_workers_still_import_ends_them_in_silence() -> None:
     assert process.returncode == 130
 
 
+def test_of_machines_that_begin_a_sweep_at_once_one_queues_its_points() -> None:
+    machines = [Sweep(folder, "sqlite:///a.db") for folder in (Path("one/a/s"), Path("two/a/s"))]
+    for machine in machines:
+        machine.folder.mkdir(parents=True)
+    with ThreadPoolExecutor() as pool:
+        asked: dict[str, Any] = {"trials": 20, "config": "", "space": {}}
+        assert [*pool.map(Sweep.begin, machines, [asked, asked])] == [None, None]
+    assert [trial.user_attrs for trial in machines[0].study.get_trials()] == [
+        {"folder": f"trial_{i}"} for i in range(20)
+    ]
+
+
+def test_a_mistake_leaves_nothing_on_a_database(capsys: Capture) -> None:
+    error_of([*SWEEP, "--vary=model.dropout=2", "--storage=sqlite:///a.db"], capsys)
+    assert optuna.get_all_study_names("sqlite:///a.db") == []
+
+
 @pytest.fixture
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a PostgreSQL server that is started here."""
@@ -446,9 +464,12 @@ def test_two_machines_share_a_sweep_on_a_database(database: str) -> None:
     vary = ["--config=c.yaml", "--vary=model.hidden_dim=8,12,16", *MANY]
     assert main(["sweep", *vary, "--sweep_dir=alone/s"]) == 0
     command = ["sweep", *vary, f"--storage={database}"]
-    first = start(*command, "--sweep_dir=one/s", "--jobs=2")  # whose name on the database is one/s
-    assert first.communicate()[1].count(b"\n") == 3 and first.returncode == 0  # a line for each point
-    assert rows("one/s") == rows("alone/s")
-    shutil.rmtree("one/s")  # another machine has another disk
-    assert main(["sweep", "--sweep_dir=one/s", f"--storage={database}"]) == 0
-    assert rows("one/s") == rows("alone/s") and not [*Path("one/s").glob("trial_*")]
+    machines = [
+        start(*command, f"--sweep_dir={place}/one/s", f"--jobs={jobs}")  # whose name on the database is one/s
+        for place, jobs in (("here", 2), ("there", 1))
+    ]
+    told = [machine.communicate()[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], told
+    assert b"".join(told).count(b": dev loss ") == 3
+    assert main(["sweep", "--sweep_dir=elsewhere/one/s", f"--storage={database}"]) == 0
+    assert rows("elsewhere/one/s") == rows("alone/s") and not [*Path("elsewhere/one/s").glob("trial_*")]

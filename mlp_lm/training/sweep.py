@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import warnings
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import partial
@@ -24,7 +25,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution, json_
 from optuna.storages._heartbeat import get_heartbeat_thread as heartbeat  # else, study.optimize alone beats
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from mlp_lm.errors import Interrupted, MlpLmError, SettingsError, is_out_of_memory
 from mlp_lm.files import write_text
@@ -35,6 +36,7 @@ from mlp_lm.training.runs import CONFIG, LOCK, read_report
 JOURNAL, ASKED, FOLDER = "journal.log", "asked", "folder"
 PRUNERS: dict[Any, Any] = {False: pruners.NopPruner, "hyperband": pruners.HyperbandPruner}  # else the median
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 60  # seconds of silence after which another machine is taken for dead
 BROKEN = (OSError, NotImplementedError, ImportError, SQLAlchemyError, exceptions.StorageInternalError)  # 2nd: no locks
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # we say ourselves what becomes of a point
@@ -103,14 +105,21 @@ class Sweep:
         the folder and of the one above."""
         self.folder, self.url, self.lock = folder, url, FileLock(folder / LOCK)
         if url is None:
-            name, path = "sweep", str(folder / JOURNAL)
+            self.name, path = "sweep", str(folder / JOURNAL)
             self.storage: Any = storages.JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
         else:  # pings, as a connection may have been cut; a worker silent for a minute is dead
-            name = "/".join(folder.absolute().parts[-2:])
-            beats: Any = {"heartbeat_interval": 20, "grace_period": 60, "heartbeat_stale_trial_callback": take_up}
-            self.storage = storages.RDBStorage(url, {"pool_pre_ping": True}, **beats)
-        self.study = optuna.create_study(study_name=name, storage=self.storage, load_if_exists=True)
-        self.asked: dict[str, Any] = self.study.user_attrs.get(ASKED, {})  # what was asked, space and config
+            self.name = "/".join(folder.absolute().parts[-2:])
+            beats: Any = {"heartbeat_interval": 20, "grace_period": GRACE, "heartbeat_stale_trial_callback": take_up}
+            connect = partial(storages.RDBStorage, url, {"pool_pre_ping": True}, **beats)
+            try:
+                self.storage = connect()
+            except (IntegrityError, ProgrammingError):  # another machine makes the same tables
+                time.sleep(1)
+                self.storage = connect()
+        self.study: optuna.Study = None  # type: ignore[assignment]  # until it is begun
+        with suppress(KeyError):
+            self.study = optuna.load_study(study_name=self.name, storage=self.storage)
+        self.asked: dict[str, Any] = self.study.user_attrs.get(ASKED, {}) if self.study else {}
         if self.asked:
             folder.mkdir(parents=True, exist_ok=True)  # of a sweep in a database, it may be another machine's
             write_text(folder / CONFIG, self.asked["config"])
@@ -120,20 +129,40 @@ class Sweep:
         return {name: json_to_distribution(values) for name, values in self.asked["space"].items()}
 
     def begin(self, asked: dict[str, Any]) -> None:
-        """Note what is searched, and queue its points, unless that is done; queue those that failed once more."""
+        """Note what is searched, and queue its points, unless that is done; queue those that failed once more.
+
+        Args:
+            asked: What was asked, the space, and the config; of several machines that begin a sweep at once, that of
+                the one which makes the study. It queues all points, and the others wait for it while it lives.
+        """
+        makes = self.study is None
+        try:
+            self.study = self.study or optuna.create_study(study_name=self.name, storage=self.storage)
+        except exceptions.DuplicatedStudyError:
+            makes, self.study = False, optuna.load_study(study_name=self.name, storage=self.storage)
+        deadline = time.monotonic() + GRACE
+        while self.url and not makes and not self._is_queued() and time.monotonic() < deadline:
+            time.sleep(0.2)
         if ASKED not in self.study.user_attrs:
             self.study.set_user_attr(ASKED, asked)
         self.asked = self.study.user_attrs[ASKED]
-        space = self.space()
-        grid = () if self.asked["trials"] else product(*(values.choices for values in space.values()))
-        points = [dict(zip(space, values, strict=True)) for values in grid] or [{}] * self.asked["trials"]
         write_text(self.folder / CONFIG, self.asked["config"])
         queued = len(self.study.get_trials(deepcopy=False))  # some, if a process was killed at this
-        for number, point in [*enumerate(points)][queued:]:
+        for number, point in [*enumerate(self._points())][queued:]:
             self.study.enqueue_trial(point, user_attrs={FOLDER: f"trial_{number}"})
         for trial in self.trials():
             if trial.state == TrialState.FAIL:
                 take_up(self.study, trial)
+
+    def _points(self) -> list[dict[str, Any]]:
+        """What is known of each point at the start: of a grid all, else nothing."""
+        space = self.space()
+        grid = () if self.asked["trials"] else product(*(values.choices for values in space.values()))
+        return [dict(zip(space, values, strict=True)) for values in grid] or [{}] * self.asked["trials"]
+
+    def _is_queued(self) -> bool:
+        self.asked = self.study.user_attrs.get(ASKED, {})
+        return bool(self.asked) and len(self.study.get_trials(deepcopy=False)) >= len(self._points())
 
     def trials(self) -> list[FrozenTrial]:
         """The trial of each point that counts, which is the last one with its folder."""
