@@ -14,4 +14,4 @@ ruff format --check .
 ruff check .
 mypy
 if [ $# -eq 0 ]; then set -- -m ""; fi
-pytest --numprocesses 2 "$@"
+pytest --numprocesses 2 --dist worksteal "$@"
