@@ -25,7 +25,11 @@ from tests.conftest import SMALL, Capture, error_of
     ("content", "expected"),
     [
         (None, "items.txt: no such file; expected a text file, or one of: names, makemore"),
+        (b"", "items.txt: an empty file; expected one item a line"),
+        (b"\n \r\n\t\n", "items.txt: only blank lines"),
         (b"anna\nbob\n\xff\xfe\n", "items.txt:3: not UTF-8 (byte 0xff at byte 1 of the line)"),
+        (b"a\nb\nc\na\nb\n", "items.txt: 3 items, too few for train, dev and test; at least 6 are needed"),
+        (b"anna\n" + b"x" * 10_001, "items.txt:2: an item of 10,001 characters, at most 10,000 are allowed"),
     ],
 )
 def test_a_bad_corpus(

@@ -119,10 +119,14 @@ class Sweep:
         self.study: optuna.Study = None  # type: ignore[assignment]  # until it is begun
         with suppress(KeyError):
             self.study = optuna.load_study(study_name=self.name, storage=self.storage)
-        self.asked: dict[str, Any] = self.study.user_attrs.get(ASKED, {}) if self.study else {}
         if self.asked:
             folder.mkdir(parents=True, exist_ok=True)  # of a sweep in a database, it may be another machine's
             write_text(folder / CONFIG, self.asked["config"])
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What was asked, space and config; empty until it is begun."""
+        return self.study.user_attrs.get(ASKED, {}) if self.study else {}
 
     def space(self) -> dict[str, Any]:
         """What each setting varies over."""
@@ -133,7 +137,7 @@ class Sweep:
 
         Args:
             asked: What was asked, the space, and the config; of several machines that begin a sweep at once, that of
-                the one which makes the study. It queues all points, and the others wait for it while it lives.
+                the one which makes the study. It queues all points; the others wait for that, a minute at most.
         """
         makes = self.study is None
         try:
@@ -143,9 +147,8 @@ class Sweep:
         deadline = time.monotonic() + GRACE
         while self.url and not makes and not self._is_queued() and time.monotonic() < deadline:
             time.sleep(0.2)
-        if ASKED not in self.study.user_attrs:
+        if not self.asked:
             self.study.set_user_attr(ASKED, asked)
-        self.asked = self.study.user_attrs[ASKED]
         write_text(self.folder / CONFIG, self.asked["config"])
         queued = len(self.study.get_trials(deepcopy=False))  # some, if a process was killed at this
         for number, point in [*enumerate(self._points())][queued:]:
@@ -156,12 +159,12 @@ class Sweep:
 
     def _points(self) -> list[dict[str, Any]]:
         """What is known of each point at the start: of a grid all, else nothing."""
+        if self.asked["trials"]:
+            return [{}] * self.asked["trials"]
         space = self.space()
-        grid = () if self.asked["trials"] else product(*(values.choices for values in space.values()))
-        return [dict(zip(space, values, strict=True)) for values in grid] or [{}] * self.asked["trials"]
+        return [dict(zip(space, values, strict=True)) for values in product(*(v.choices for v in space.values()))]
 
     def _is_queued(self) -> bool:
-        self.asked = self.study.user_attrs.get(ASKED, {})
         return bool(self.asked) and len(self.study.get_trials(deepcopy=False)) >= len(self._points())
 
     def trials(self) -> list[FrozenTrial]:
