@@ -204,7 +204,7 @@ def resume_problems(path: Path, content: checkpoint.Content, settings: Settings,
     """
     step, limit, folder = content["global_step"], settings["trainer.max_steps"], runs.run_folder(path)
     if limit is None:
-        yield "trainer.max_steps: missing; this checkpoint is not of fit, and has none; set the total number of steps"
+        yield "trainer.max_steps: missing; it is not in this checkpoint, which fit did not write; set the total"
         return
     if step > limit:
         yield f"trainer.max_steps: found {limit:,}, but the checkpoint is at step {step:,} already"
