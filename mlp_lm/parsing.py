@@ -50,11 +50,11 @@ class OneLineErrors(ArgumentParser):
 
     def _hint(self, message: str) -> str:
         options = _option_names(self)
-        if dashed := re.search(r"unrecognized arguments: [–—](\S+)", message):  # what some editors make of `--`
-            return f"; did you mean --{dashed[1]}?"
-        if file := re.search(r"unrecognized arguments: ([^-]\S*)", message):  # `fit mine.txt`
-            flag = "config" if file[1].endswith((".yaml", ".yml")) else "data.path"
-            return f"; did you mean --{flag} {file[1]}?" if flag in options else ""
+        if flag := re.search(r"unrecognized arguments: [–—](\S+)", message):  # what some editors make of `--`
+            return f"; did you mean --{flag[1]}?"
+        if text := re.search(r"unrecognized arguments: ([^-]\S*)", message):  # `fit mine.txt`
+            meant = "config" if text[1].endswith((".yaml", ".yml")) else "data.path"
+            return f"; did you mean --{meant} {text[1]}?" if meant in options else ""
         wrong = re.search(r"unrecognized arguments: -*([\w.-]+)|(?:option|key) ['\"]([\w.-]+)['\"]", message)
         if not wrong:
             return ""

@@ -186,7 +186,7 @@ def peer(train: Callable[[Corpus], Row]) -> Callable[[str, str], Row]:
     return lambda split, path: train(corpus_and_counts(settings_of(split, path))[0])
 
 
-BFLOAT16 = ["--trainer.precision=bf16-mixed"]  # slow on a CPU without such units
+BFLOAT16 = ["--trainer.precision=bf16-mixed"]  # slow on a CPU without instructions for it
 ROWS: dict[str, Callable[[str, str], Row]] = {
     **{f"{name}.yaml": partial(measure, [name], []) for name in ("names", "lecture", "lecture_fast", "best", "deep")},
     "best.yaml and deep.yaml": partial(measure, ["best", "deep"], []),
@@ -289,9 +289,8 @@ def race(kept: Row, repeats: int, path: str) -> None:
 
 def time_to(target: float, racer: str, path: str) -> tuple[float, float]:
     """Seconds from the start of a process, and of its loop, to the first dev loss of at most `target`."""
-    run(
-        "fit", "--print_schema"
-    )  # reads from disk what all racers import, which a long race may have pushed out of memory
+    # Reads from disk what all racers import, which a long race may have pushed out of memory.
+    run("fit", "--print_schema")
     if racer == LOOP:
         result = benchmark.start("lecture", path, 200_000, evaluations=40, threads=1)
         loop = min(first(result["curve"], target), result["seconds"])  # some runs end a little above it

@@ -3,7 +3,7 @@
 # highest on every Python of pyproject.toml's classifiers that is installed; each in an environment of its own, which is
 # thrown away.
 #   bash scripts/test_versions.sh
-#   TORCH=2.13.0 bash scripts/test_versions.sh    another lowest torch: PyPI's of 2.10 brings gigabytes of CUDA
+#   TORCH=2.13.0 bash scripts/test_versions.sh    another lowest torch: PyPI's 2.10 brings gigabytes of CUDA
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -54,11 +53,8 @@ def score(
     else:
         content = _read(source)
         # Not splitlines, for which a form feed, a token like others, ends a line.
-        lines = (
-            [line.removesuffix("\n") for line in io.StringIO(content)]
-            if model.is_of_text
-            else parse_items(content, source)
-        )
+        text_lines = content.removesuffix("\n").split("\n") if content else []
+        lines = text_lines if model.is_of_text else parse_items(content, source)
     if lowercase:
         lines = [line.lower() for line in lines]
     where = "item" if source is None else str(source)

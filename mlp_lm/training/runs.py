@@ -39,7 +39,7 @@ def run_folder(checkpoint: Path) -> Path:
 
 
 def run_name(config: str, data_path: str) -> str:
-    """The name of a run: of its config file, of the folder above the `version_N` that saved it, or of its data."""
+    """The name of a run: of its config file, of the folder above the run or sweep that saved it, or of its data."""
     folder = Path(config).absolute().parent
     is_saved = Path(config).name == CONFIG and folder.name.startswith(("version_", "sweep_"))
     name = folder.parent.name if is_saved else Path(config or data_path).stem
