@@ -26,7 +26,7 @@ import torch
 
 from mlp_lm import load
 from mlp_lm.cli import main as mlp_lm
-from mlp_lm.training.runs import read_curves
+from mlp_lm.runs import read_curves
 
 INTERVAL, STEPS, STEPS_PER_EXECUTION = 20, 3000, 7
 SETTINGS = [

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "mlp_lm"
 FILES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 ROOMS = ["text", "models", "exports", "training", "commands"]  # data walks through them in this order
-ROOT = {"__version__", "errors", "files", "parsing", "settings"}  # for everybody
+ROOT = {"__version__", "errors", "files", "parsing", "runs", "settings"}  # for everybody
 # What entry points may import beside, named in full.
 EXCEPTIONS = {
     "__init__.py": {"mlp_lm.models.checkpoint.load", "mlp_lm.models.sampling.Sampling"},
@@ -70,7 +70,7 @@ def test_datamodule_and_module_do_not_know_each_other() -> None:
         ("import mlp_lm.cli; mlp_lm.cli.main(['--help'])", "torch lightning numpy jsonargparse optuna"),
         ("import mlp_lm.cli; mlp_lm.cli.main(['--version'])", "torch lightning numpy jsonargparse"),
         ("import mlp_lm.cli; mlp_lm.cli.main(['inspect', 'names', '--item=emma'])", "torch lightning matplotlib"),
-        ("import mlp_lm.training.runs", "torch lightning tensorboard"),
+        ("import mlp_lm.runs", "torch lightning tensorboard"),
         ("import mlp_lm.commands.plot", "lightning torchmetrics matplotlib tensorboard"),
         ("import mlp_lm.commands.sweep", "torch lightning matplotlib"),
         ("import mlp_lm.training.fit", "optuna"),

@@ -16,8 +16,8 @@ from mlp_lm.figures import curves
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.models.network import MLP
 from mlp_lm.models.views import activation_shares, next_token_probs
+from mlp_lm.runs import read_curves
 from mlp_lm.text.vocab import Vocab
-from mlp_lm.training.runs import read_curves
 from tests.conftest import Capture, error_of
 
 

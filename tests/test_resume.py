@@ -19,8 +19,8 @@ import torch
 import yaml
 from filelock import FileLock
 
+from mlp_lm import runs
 from mlp_lm.cli import main
-from mlp_lm.training import runs
 from tests.conftest import (
     LOGGED,
     Capture,

@@ -22,9 +22,9 @@ from mlp_lm.files import replacing
 from mlp_lm.models.checkpoint import is_exported, load, resolve
 from mlp_lm.models.language_model import LanguageModel, ModelKind
 from mlp_lm.models.sampling import Sampling
+from mlp_lm.runs import best_checkpoint, read_report, run_folder
 from mlp_lm.text.vocab import BOUNDARY
 from mlp_lm.text.windows import Windows
-from mlp_lm.training.runs import best_checkpoint, read_report, run_folder
 
 NUM_CONTEXTS = 200  # on which what was written is compared with the model
 NOUNS = {"network": "a network", "counts": "counts", "mixture": "a mixture"}

@@ -18,11 +18,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
+from mlp_lm import runs
 from mlp_lm.errors import SettingsError, TrainingError
 from mlp_lm.figures import curves
 from mlp_lm.files import write_csv
 from mlp_lm.settings import Range
-from mlp_lm.training import cli, runs
+from mlp_lm.training import cli
 
 Floats = npt.NDArray[np.float64]
 

@@ -16,9 +16,9 @@ from mlp_lm.models import checkpoint
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.views import SATURATED, activation_shares, embedding_table, next_token_probs
 from mlp_lm.parsing import did_you_mean
+from mlp_lm.runs import read_curves, run_folder
 from mlp_lm.text.corpus import CorpusSettings, load_corpus
 from mlp_lm.text.windows import Windows, eval_batch_size
-from mlp_lm.training.runs import read_curves, run_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

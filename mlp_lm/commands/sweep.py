@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from mlp_lm.errors import Interrupted, SettingsError, TrainingError
 from mlp_lm.figures import curves
 from mlp_lm.files import write_csv
+from mlp_lm.runs import CONFIG, output_folder, starred
 from mlp_lm.settings import Range
-from mlp_lm.training.runs import CONFIG, output_folder, starred
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 RANGE = re.compile(rf"({NUMBER})\.\.({NUMBER})((?::[^:]+)*)")

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from mlp_lm.errors import CheckpointError, Interrupted, TrainingError
 from mlp_lm.models import checkpoint
-from mlp_lm.training.runs import REPORT, best_checkpoint, last_checkpoint
+from mlp_lm.runs import REPORT, best_checkpoint, last_checkpoint
 
 
 class AtomicCheckpointIO(CheckpointIO):

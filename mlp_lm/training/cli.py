@@ -19,11 +19,11 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from mlp_lm import runs
 from mlp_lm.errors import Interrupted, SettingsError
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
 from mlp_lm.settings import SEED, Settings, check
-from mlp_lm.training import runs
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.schema import SECTIONS, add_seed, section_ranges

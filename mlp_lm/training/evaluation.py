@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 
+from mlp_lm import runs
 from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.files import write_csv
 from mlp_lm.models import checkpoint
@@ -18,7 +19,7 @@ from mlp_lm.models.metrics import NLL
 from mlp_lm.parsing import flag_values
 from mlp_lm.settings import FIXED_BY_WEIGHTS, changed
 from mlp_lm.text.windows import Batch
-from mlp_lm.training import cli, runs
+from mlp_lm.training import cli
 
 MATTERS = (
     r"help|config|ckpt_path|data\.\w*path|trainer\.(accelerator|devices|enable_progress_bar|limit_\w+_batches|num_nodes|"

@@ -20,6 +20,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from mlp_lm import runs
 from mlp_lm.errors import CheckpointError, SettingsError, TrainingError
 from mlp_lm.files import write_json, write_text
 from mlp_lm.models import checkpoint
@@ -28,7 +29,7 @@ from mlp_lm.settings import FIXED_ON_RESUME, Settings, changed, check
 from mlp_lm.text.corpus import SPLITS, CorpusSettings
 from mlp_lm.text.statistics import advice
 from mlp_lm.text.vocab import counted
-from mlp_lm.training import cli, runs
+from mlp_lm.training import cli
 from mlp_lm.training.callbacks import Checkpoints, StopOnSignal
 from mlp_lm.training.report import build_report, render
 from mlp_lm.training.schema import add_fit_flags, config_schema

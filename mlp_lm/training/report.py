@@ -14,13 +14,13 @@ from mlp_lm import __version__
 from mlp_lm.models.checkpoint import language_model, read
 from mlp_lm.models.metrics import evaluate
 from mlp_lm.models.sampling import Sampling
+from mlp_lm.runs import starred
 from mlp_lm.text.corpus import SPLITS
 from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.vocab import counted, printable
 from mlp_lm.text.windows import eval_batch_size
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
-from mlp_lm.training.runs import starred
 
 NUM_SAMPLES, TEXT_TOKENS = 10, 100
 

@@ -29,9 +29,9 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from mlp_lm.errors import Interrupted, MlpLmError, SettingsError, is_out_of_memory
 from mlp_lm.files import write_text
+from mlp_lm.runs import CONFIG, LOCK, read_report
 from mlp_lm.training import cli
 from mlp_lm.training.fit import Fit
-from mlp_lm.training.runs import CONFIG, LOCK, read_report
 
 JOURNAL, ASKED, FOLDER = "journal.log", "asked", "folder"
 PRUNERS: dict[Any, Any] = {False: pruners.NopPruner, "hyperband": pruners.HyperbandPruner}  # else the median

@@ -17,10 +17,10 @@ from torch.utils.tensorboard.summary import hparams
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.sampling import Sampling
 from mlp_lm.models.views import SATURATED, embedding_table
+from mlp_lm.runs import CONFIG, starred
 from mlp_lm.training.callbacks import Checkpoints
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
-from mlp_lm.training.runs import CONFIG, starred
 
 LOWEST = "dev/lowest_loss"  # of a run, one point at its end
 NUM_SAMPLES = 20
