@@ -55,7 +55,7 @@ class OneLineErrors(ArgumentParser):
         if text := re.search(r"unrecognized arguments: ([^-]\S*)", message):  # `fit mine.txt`
             meant = "config" if text[1].endswith((".yaml", ".yml")) else "data.path"
             return f"; did you mean --{meant} {text[1]}?" if meant in options else ""
-        wrong = re.search(r"unrecognized arguments: -*([\w.-]+)|(?:option|key) ['\"]([\w.-]+)['\"]", message)
+        wrong = re.search(r"unrecognized arguments: -*([\w.-]+)|(?:[Oo]ption|key) ['\"]([\w.-]+)['\"]", message)
         if not wrong:
             return ""
         name = next(filter(None, wrong.groups())).replace("-", "_")
@@ -89,14 +89,16 @@ def _option_names(parser: argparse.ArgumentParser) -> list[str]:
 def _one_line(message: str) -> str:
     """jsonargparse's message on a line: where, what was found, what was expected."""
     text = " ".join(message.split())
-    if unknown := re.search(r"does not accept option '([\w.]+)'", text):
-        return f"{unknown[1]}: no such setting"
+    if unknown := re.match(r"(?:Group '(\w+)' does not accept option|Option) '([\w.]+)'", text):
+        return f"{'.'.join(filter(None, unknown.groups()))}: no such setting"
     key = re.search(r"Parser key \"([^\"]+)\": *", text)
     if not key:
         return text
     name = key[1]
     if missing := re.search(r"arguments are required: (\w+).*class_path='[\w.]*?(\w+)'", text):
         return f"{name}: {missing[2]} needs {missing[1]}; add --{name}.{missing[1]}"
+    if nested := re.search(r"- (\w+: found .*?, expected \w+)", text):
+        return f"{name}.{nested[1]}"
     if unknown := re.search(r"Option '(\w+)' is not accepted", text):
         return f"{name}: found the option {unknown[1]!r}, which it does not have"
     value = re.search(r".*(?:Got|Given) value: ?(.*)$", text)  # the last, which is the one that was given

@@ -28,31 +28,47 @@ from mlp_lm import load
 from mlp_lm.cli import main as mlp_lm
 from mlp_lm.runs import read_curves
 
-INTERVAL, STEPS, STEPS_PER_EXECUTION = 20, 3000, 7
+INTERVAL, STEPS = 20, 3000
 SETTINGS = [
     "--data.batch_size=256",
-    f"--data.steps_per_execution={STEPS_PER_EXECUTION}",
     "--model.hidden_dim=256",
     f"--trainer.max_steps={STEPS}",
     f"--trainer.val_check_interval={INTERVAL}",
+    f"--trainer.log_every_n_steps={INTERVAL}",
     "--trainer.accelerator=cpu",
     "--trainer.num_threads=1",
     "--report_test=false",
 ]
+RECIPES = {  # which take turns
+    "AdamW with dropout": [],
+    "averaged weights, clipping, accumulation": [
+        "--trainer.callbacks+=EMAWeightAveraging",
+        "--trainer.gradient_clip_val=0.1",
+        "--trainer.accumulate_grad_batches=2",
+    ],
+    "fast lane": ["--model.optimizer=sgd", "--model.dropout=0", "--data.steps_per_execution=5"],
+}
 
 
 def train(progress: Path, args: list[str]) -> int:
     """`fit` in this process, noting each finished call's step in a file, which a killed process leaves."""
+    from mlp_lm.training.fast_lane import FastLane
     from mlp_lm.training.module import MLPModule
 
-    training_step = MLPModule.training_step
     file = os.open(progress, os.O_WRONLY | os.O_CREAT)
 
-    def noted(module: MLPModule, chunk: Any) -> None:
-        training_step(module, chunk)
-        os.pwrite(file, module.global_step.to_bytes(8, "little"), 0)
+    def note_steps(kind: type[MLPModule]) -> None:
+        training_step = kind.training_step
 
-    MLPModule.training_step = noted  # type: ignore[method-assign,assignment]
+        def noted(module: MLPModule, batch: Any) -> Any:
+            loss = training_step(module, batch)
+            os.pwrite(file, module.global_step.to_bytes(8, "little"), 0)
+            return loss
+
+        kind.training_step = noted  # type: ignore[method-assign,assignment]
+
+    note_steps(MLPModule)
+    note_steps(FastLane)
     return mlp_lm(args)
 
 
@@ -105,33 +121,39 @@ def state(run: Path) -> dict[str, Any]:
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     optimizer = content["optimizer_states"][0]["state"]
     moments = {f"{i}.{name}": torch.as_tensor(v) for i, of_one in optimizer.items() for name, v in of_one.items()}
-    return {**content["state_dict"], **moments}
+    return {**content["state_dict"], **content.get("current_model_state", {}), **moments}
 
 
 def kill_test(folder: Path, kills: int, seed: int) -> None:
     rng = random.Random(seed)
-    whole, progress = folder / "whole", folder / "progress"
+    progress = folder / "progress"
     begin = time.perf_counter()
-    assert start(progress, ["fit", *SETTINGS, f"--run_dir={whole}"]).wait() == 0
+    for name, flags in RECIPES.items():
+        assert start(progress, ["fit", *SETTINGS, *flags, f"--run_dir={folder / name}"]).wait() == 0
     longest = 2 * (time.perf_counter() - begin) / max(kills, 10)
     killed = runs = 0
     while killed < kills:  # a run that comes to its end is followed by another
+        name = [*RECIPES][runs % len(RECIPES)]
         run = folder / f"killed_{runs}"
         last = run / "checkpoints" / "last.ckpt"
         runs += 1
         while killed < kills:
             if run.exists() and not last.exists():  # killed before the first checkpoint: nothing was lost
                 shutil.rmtree(run)
-            args = ["fit", f"--ckpt_path={last}"] if last.exists() else ["fit", *SETTINGS, f"--run_dir={run}"]
+            args = (
+                ["fit", f"--ckpt_path={last}"]
+                if last.exists()
+                else ["fit", *SETTINGS, *RECIPES[name], f"--run_dir={run}"]
+            )
             if not kill_at_random(start(progress, args), progress, rng, longest):
                 break
             killed += 1
-            print(f"{killed}/{kills} killed {check(run, progress)}", flush=True)
+            print(f"{killed}/{kills} {name}: killed {check(run, progress)}", flush=True)
         if not (run / "report.json").exists():
             process = start(progress, ["fit", f"--ckpt_path={last}"])
             _, err = process.communicate()
             assert process.returncode == 0, err
-        compare(whole, run)
+        compare(folder / name, run)
     print(f"{killed} kills in {runs} runs: weights, optimizer and curves are those of one left alone")
 
 

@@ -460,8 +460,8 @@ good_rate = 0.1
 check("10b", good_rate, rates, losses_by_rate)
 
 # %% [markdown]
-# The program does this in `mlp_lm/commands/lr_find.py:LrFind`, and differs in reading the curve itself: it smooths it
-# without shifting it, stops when the loss blows up, and divides the rate at the minimum by a factor found from
+# The program does this in `mlp_lm/commands/lr_find.py:range_test`, and differs in reading the curve itself: it smooths
+# it without shifting it, stops when the loss blows up, and divides the rate at the minimum by a factor found from
 # complete runs.
 
 # %% [markdown]

@@ -73,16 +73,22 @@ def fit(corpus: Path | str, run_dir: Path, *flags: str, expected: int = 0) -> Pa
 
 def before_step(step: int, do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Do something in the call of `training_step` that contains a step."""
-    from mlp_lm.training.module import MLPModule  # here: most test files need no Lightning
+    from mlp_lm.training.fast_lane import FastLane  # here: most test files need no Lightning
+    from mlp_lm.training.module import MLPModule
 
-    training_step = MLPModule.training_step
+    def patch(kind: type[MLPModule]) -> None:
+        training_step = kind.training_step
 
-    def interrupted(module: MLPModule, chunk: Any) -> None:
-        if module.global_step <= step < module.global_step + len(chunk[1]):
-            do()
-        training_step(module, chunk)
+        def interrupted(module: MLPModule, batch: Any) -> Any:
+            num_steps = len(batch[1]) if kind is FastLane else 1
+            if module.global_step <= step < module.global_step + num_steps:
+                do()
+            return training_step(module, batch)
 
-    monkeypatch.setattr(MLPModule, "training_step", interrupted)
+        monkeypatch.setattr(kind, "training_step", interrupted)
+
+    patch(MLPModule)
+    patch(FastLane)
 
 
 def stop_at(step: int, signum: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +122,8 @@ def last(run_dir: Path) -> Path:
 def state(run_dir: Path) -> dict[str, Any]:
     """What `last.ckpt` has of training: step, weights, optimizer, lowest dev loss."""
     content = torch.load(last(run_dir), weights_only=True)
-    parts = {name: content[name] for name in ("global_step", "state_dict", "optimizer_states")}
+    names = ("global_step", "state_dict", "optimizer_states", "current_model_state")  # the last with averaged weights
+    parts = {name: content[name] for name in names if name in content}
     return {**parts, "best_dev_loss": content["callbacks"]["Checkpoints"]["best_dev_loss"]}
 
 

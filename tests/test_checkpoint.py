@@ -165,8 +165,8 @@ def test_a_file_that_would_run_code_runs_none(
     ("name", "expected"),
     [
         ("lightning", "lightning: a checkpoint of another program; expected one that mlp_lm wrote"),
-        ("newer", "newer: format 99, but this mlp_lm reads 2; install a newer mlp_lm"),
-        ("older", "older: format 1, but this mlp_lm reads 2; make it again"),
+        ("newer", "newer: format 99, but this mlp_lm reads 3; install a newer mlp_lm"),
+        ("older", "older: format 1, but this mlp_lm reads 3; make it again"),
         ("text", "text: damaged, or not a file of mlp_lm"),
         ("empty", "empty: damaged, or not a file of mlp_lm"),
         ("missing", "missing: no such file; expected a checkpoint"),
@@ -289,9 +289,14 @@ def test_a_checkpoint_of_other_data_or_of_another_network(
 
     (tmp_path / "other.txt").write_text(corpus_file.read_text().replace("a", "x"))
     (tmp_path / "fewer.txt").write_text(corpus_file.read_text().partition("\n")[2])
-    assert "data.context_size: found 5, but the checkpoint has 3 (its weights" in validate("--data.context_size=5")
-    assert "model.hidden_dim: found 9, but the checkpoint has 16" in validate("--model.hidden_dim=9")
+    assert "--data.split_seed, --model.hidden_dim: no effect on validate" in validate(
+        "--data.split_seed=1", "--model.hidden_dim=9"
+    )
+    (tmp_path / "wide.yaml").write_text("model:\n  hidden_dim: 9\n")
+    assert "model.hidden_dim: found 9, but the checkpoint has 16" in validate(f"--config={tmp_path / 'wide.yaml'}")
     message = validate(f"--data.path={tmp_path / 'other.txt'}")
     assert f"{best}: the data has other characters (with 'x'; without 'a') than" in message and "use `score`" in message
     assert "has other items than" in validate(f"--data.path={tmp_path / 'fewer.txt'}")
-    assert "has the same items, but split differently (unique, split_seed) from" in validate("--data.split_seed=1")
+    (tmp_path / "split.yaml").write_text("data:\n  split_seed: 1\n")
+    message = validate(f"--config={tmp_path / 'split.yaml'}")
+    assert "has the same items, but split differently (unique, split_seed) from" in message

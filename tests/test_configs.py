@@ -22,11 +22,12 @@ from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.text.corpus import Corpus, CorpusSettings
 from mlp_lm.text.datasets import DATASETS, RemoteFile
 from mlp_lm.text.vocab import Vocab
+from mlp_lm.training.fast_lane import MULTIPLES
 from mlp_lm.training.schema import SECTIONS, config_schema
 from tests.conftest import ROOT, Capture
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-SHORT = ["--trainer.max_steps=3", "--model.lr_decay_steps=3"]
+SHORT = ["--trainer.max_steps=3", "--model.lr_decay_steps=3", "--data.steps_per_execution=1"]
 LONGER = ["--trainer.max_steps=5", "--model.lr_decay_steps=5"]  # of a run that is resumed
 QUICK = ["--steps=200", "--data.batch_size=64", "--model.hidden_dim=32"]  # of a range test
 
@@ -52,7 +53,10 @@ def test_every_shipped_config_runs(config: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     if config.stem == "taught":
         assert main(["ngram", "makemore", "--save=teacher.npz"]) == 0
-    assert main(["fit", "--config", str(config), "--run_dir=run", "--data.teacher_items=100", *SHORT]) == 0
+    flags = ["--run_dir=run", "--data.teacher_items=100", *SHORT]
+    if config.stem == "lecture":
+        flags += [f"--{name}=3" for name in ("data.steps_per_execution", *MULTIPLES)]
+    assert main(["fit", "--config", str(config), *flags]) == 0
     assert json.loads(Path("run/report.json").read_text())["steps"] == 3
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mlp_lm.cli import main
 from mlp_lm.training import datamodule
-from tests.conftest import Capture, report
+from tests.conftest import Capture, error_of, report
 
 
 @pytest.mark.parametrize(("command", "split"), [("validate", "dev"), ("test", "test")])
@@ -58,3 +58,8 @@ def test_predict_writes_a_row_for_each_window_of_dev(
     assert first.startswith(",")
     assert len(rest) + 1 == report(run_dir)["windows"]["dev"]
     assert capsys.readouterr().out.startswith(f"predictions for {len(rest) + 1} windows")
+
+
+def test_nothing_to_evaluate_is_one_line(best: Path, capsys: Capture) -> None:
+    error = error_of(["test", f"--ckpt_path={best}", "--trainer.limit_test_batches=0"], capsys)
+    assert "trainer.limit_test_batches: found 0, which leaves nothing to evaluate" in error

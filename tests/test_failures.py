@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mlp_lm.commands import fit as fit_command
 from mlp_lm.errors import SettingsError
-from mlp_lm.training import fit as fit_command
 from mlp_lm.training.module import MLPModule
 from tests.conftest import CONSTANT_SGD, Capture, fit, state
 
@@ -22,7 +22,7 @@ from tests.conftest import CONSTANT_SGD, Capture, fit, state
 def test_a_train_loss_that_is_nan_ends_the_run_and_keeps_the_last_good_weights(
     corpus_file: Path, tmp_path: Path, capfd: Capture
 ) -> None:
-    flags = ["--model.learning_rate=1e35", "--trainer.log_every_n_steps=4", "--model.handwritten_step=false"]
+    flags = ["--model.learning_rate=1e35", "--trainer.log_every_n_steps=4"]
     run = fit(corpus_file, tmp_path / "run", *CONSTANT_SGD, *flags, expected=2)
     err = capfd.readouterr().err
     assert "error: train loss is nan at step 3, where the learning rate is 1e+35; try a lower" in err
@@ -32,7 +32,7 @@ def test_a_train_loss_that_is_nan_ends_the_run_and_keeps_the_last_good_weights(
 
 def test_a_dev_loss_that_is_nan_ends_the_run_in_one_line(corpus_file: Path, tmp_path: Path, capfd: Capture) -> None:
     flags = ["--model.learning_rate=1e35", "--trainer.val_check_interval=1", "--trainer.enable_progress_bar=false"]
-    fit(corpus_file, tmp_path / "run", *CONSTANT_SGD, *flags, "--model.handwritten_step=false", expected=2)
+    fit(corpus_file, tmp_path / "run", *CONSTANT_SGD, *flags, expected=2)
     err = capfd.readouterr().err
     assert err.startswith("mlp_lm fit: error: dev loss is nan, or a weight is") and err.count("\n") == 1
 

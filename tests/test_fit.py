@@ -13,9 +13,9 @@ import yaml
 from mlp_lm import load
 from mlp_lm.cli import main
 from mlp_lm.models.metrics import evaluate
-from mlp_lm.text.statistics import PROSE_ADVICE
-from mlp_lm.text.windows import Order, Windows
-from mlp_lm.training.datamodule import Chunks, TextDataModule
+from mlp_lm.text.advice import PROSE_ADVICE
+from mlp_lm.text.windows import Windows
+from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.trainer import Trainer, run_length
 from tests.conftest import CONSTANT_SGD, LOGGED, SMALL, Capture, assert_same_run, fit, last, report, scalars, state
 
@@ -80,26 +80,6 @@ def test_runs_are_numbered_under_the_name_of_their_config(
     for config in ("mine.yaml", "mine.yaml", "runs/mine/version_0/config.yaml"):
         assert main(["fit", "--config", config, "--report_test=false"]) == 0
     assert sorted(p.name for p in Path("runs/mine").iterdir()) == ["version_0", "version_1", "version_2"]
-
-
-def test_a_chunk_ends_at_a_multiple_of_k_or_at_a_log_point(corpus_file: Path) -> None:
-    windows = TextDataModule(path=str(corpus_file), context_size=3).windows("train")
-    trainer = Trainer(max_steps=25, val_check_interval=23, log_every_n_steps=6, accelerator="cpu")
-    chunks = list(Chunks(windows, Order(len(windows), 100, seed=1), 4, trainer))
-    assert [len(targets) for _, targets in chunks] == [4, 2, 2, 4, 4, 2, 2, 3]  # up to 4 6 8 12 16 18 20 23
-    assert {contexts.shape[1:] for contexts, _ in chunks} == {(100, 3)}
-
-
-@pytest.mark.slow
-def test_steps_per_execution_changes_no_result(corpus_file: Path, tmp_path: Path) -> None:
-    # Dropout on, batches that span two epochs, validations and log points at odds with K.
-    flags = ["--data.batch_size=50", "--trainer.log_every_n_steps=3", "--model.dropout=0.3"]
-    flags += ["--trainer.max_steps=25", "--trainer.val_check_interval=11"]
-    one, seven, all_at_once = (
-        fit(corpus_file, tmp_path / k, LOGGED, *flags, f"--data.steps_per_execution={k}") for k in ("1", "7", "100")
-    )
-    assert_same_run(one, seven)
-    assert_same_run(one, all_at_once)
 
 
 def test_a_corpus_with_fewer_windows_than_a_batch_trains(tmp_path: Path) -> None:
@@ -184,7 +164,7 @@ def test_what_fit_prints(corpus_file: Path, tmp_path: Path, capfd: Capture) -> N
 
 
 @pytest.mark.parametrize(
-    ("max_steps", "val_check_interval", "steps_per_pass", "expected"),
+    ("max_steps", "val_check_interval", "steps_per_epoch", "expected"),
     [
         (None, None, 3.51, (70, 6)),
         (None, None, 0.01, (1, 1)),
@@ -194,17 +174,17 @@ def test_what_fit_prints(corpus_file: Path, tmp_path: Path, capfd: Capture) -> N
         (200_000, None, 3.51, (200_000, 250)),
     ],
 )
-def test_a_small_text_is_trained_on_for_twenty_passes(
-    max_steps: int | None, val_check_interval: int | None, steps_per_pass: float, expected: tuple[int, int]
+def test_a_small_text_is_trained_on_for_twenty_epochs(
+    max_steps: int | None, val_check_interval: int | None, steps_per_epoch: float, expected: tuple[int, int]
 ) -> None:
-    assert run_length(max_steps, val_check_interval, steps_per_pass) == expected
+    assert run_length(steps_per_epoch, max_steps, val_check_interval) == expected
 
 
 def test_a_length_that_was_chosen_stands_in_the_first_line_and_in_config_yaml(
     corpus_file: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     assert main(["fit", f"--data.path={corpus_file}", f"--run_dir={tmp_path / 'run'}", *SMALL]) == 0
-    assert "; 19 steps, 20.1 passes over train; run " in capsys.readouterr().out
+    assert "; 19 steps, 20.1 epochs; run " in capsys.readouterr().out
     trainer = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]
     assert (trainer["max_steps"], trainer["val_check_interval"]) == (19, 2)
 
@@ -240,6 +220,6 @@ def test_on_a_terminal_there_is_a_bar_in_steps(
     corpus_file: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    fit(corpus_file, tmp_path / "run", "--data.steps_per_execution=4")
+    fit(corpus_file, tmp_path / "run")
     bar = capsys.readouterr().err
     assert "12/12" in bar and "step/s" in bar and "train 2." in bar and ", dev 2." in bar

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlp_lm.cli import main
 from mlp_lm.models.fused import FusedSGD
 from mlp_lm.models.network import MLP
 from mlp_lm.training.optim import build_optimizer, set_learning_rate
-from tests.conftest import Capture, fit, state
+from tests.conftest import CONSTANT_SGD, LOGGED, Capture, fit, scalars, state
 
 V, T, B = 27, 3, 32
 
@@ -36,9 +35,7 @@ def autograd_steps(
     net: MLP, contexts: Tensor, targets: Tensor, rates: list[float], decay: float, decay_all: bool
 ) -> list[float]:
     """The same with torch's own SGD; returns the losses."""
-    optimizer = build_optimizer(
-        net, optimizer="sgd", learning_rate=1.0, momentum=0.0, weight_decay=decay, decay_all=decay_all
-    )
+    optimizer = build_optimizer(net, optimizer="sgd", momentum=0.0, weight_decay=decay, decay_all=decay_all)
     losses = []
     for x, y, rate in zip(contexts, targets, rates, strict=True):
         set_learning_rate(optimizer, rate)
@@ -83,33 +80,53 @@ def test_how_many_steps_a_call_runs_changes_no_bit() -> None:
     assert_close(one, other, 0.0)
 
 
-CLASSIC = ["--model.optimizer=sgd", "--model.learning_rate=0.1", "--model.dropout=0", "--trainer.precision=64-true"]
-NOTE = "SGD steps with gradients written by hand"
+SMALL_SGD = [*CONSTANT_SGD, "--model.learning_rate=0.1", "--trainer.precision=64-true"]
+INTERVALS = ["--trainer.max_steps=12", "--trainer.val_check_interval=6", "--trainer.log_every_n_steps=6"]
 
 
-def test_a_run_can_be_resumed_with_the_other_kind_of_step(corpus_file: Path, tmp_path: Path, capfd: Capture) -> None:
-    schedule = ["--model.lr_schedule=step", "--model.lr_decay_steps=20", "--model.lr_warmup_steps=0"]
-    whole = fit(
-        corpus_file, tmp_path / "whole", *CLASSIC, *schedule, "--model.handwritten_step=false", "--trainer.max_steps=20"
+def test_a_run_in_the_fast_lane_ends_where_one_through_autograd_ends(corpus_file: Path, tmp_path: Path) -> None:
+    one, six = (
+        fit(corpus_file, tmp_path / k, LOGGED, *SMALL_SGD, *INTERVALS, f"--data.steps_per_execution={k}")
+        for k in ("1", "6")
     )
-    assert NOTE not in capfd.readouterr().err
-    for first, second in (("true", "false"), ("false", "true")):
-        run = tmp_path / first
-        fit(corpus_file, run, *CLASSIC, *schedule, f"--model.handwritten_step={first}", "--trainer.max_steps=10")
-        flags = ["--trainer.max_steps=20", "--trainer.val_check_interval=5", "--trainer.precision=64-true"]
-        assert main(["fit", f"--ckpt_path={run}", f"--model.handwritten_step={second}", *flags]) == 0
-        assert capfd.readouterr().err.count(NOTE) == 1
-        found, expected = state(run), state(whole)
-        rate, expected_rate = (s["optimizer_states"][0]["param_groups"][0]["lr"] for s in (found, expected))
-        assert rate == expected_rate
-        torch.testing.assert_close(found["state_dict"], expected["state_dict"], rtol=0, atol=1e-9)
+    torch.testing.assert_close(state(one)["state_dict"], state(six)["state_dict"], rtol=0, atol=1e-9)
+    torch.testing.assert_close(scalars(one), scalars(six), rtol=1e-6, atol=0)
+    rates = [run["optimizer_states"][0]["param_groups"][0]["lr"] for run in (state(one), state(six))]
+    assert rates == [0.1, 0.1]
 
 
 @pytest.mark.parametrize(
-    "flag", ["--model.momentum=0.5", "--model.dropout=0.1", "--model.num_layers=2", "--model.optimizer=adamw"]
+    ("flags", "expected"),
+    [
+        (["--model.momentum=0.5"], "model.momentum 0.5"),
+        (["--model.dropout=0.1", "--model.num_layers=2"], "model.num_layers 2, model.dropout 0.1"),
+        (["--model.optimizer=adamw"], "model.optimizer adamw"),
+        (["--trainer.gradient_clip_val=1"], "trainer.gradient_clip_val 1"),
+        (["--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches 2"),
+        (["--trainer.max_epochs=2"], "trainer.max_epochs 2"),
+        (["--trainer.limit_train_batches=5"], "trainer.limit_train_batches 5"),
+        (["--trainer.detect_anomaly=true"], "trainer.detect_anomaly True"),
+        (["--trainer.devices=2"], "2 processes"),
+        (["--trainer.callbacks+=EMAWeightAveraging"], "EMAWeightAveraging"),
+        (["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=2"], "ModelCheckpoint"),
+    ],
 )
-def test_the_handwritten_step_is_taken_only_if_it_applies(
-    corpus_file: Path, tmp_path: Path, capfd: Capture, flag: str
+def test_what_does_not_go_with_several_steps_a_call_is_one_line_with_the_remedy(
+    flags: list[str], expected: str, corpus_file: Path, tmp_path: Path, capfd: Capture
 ) -> None:
-    fit(corpus_file, tmp_path / "run", *CLASSIC, flag, "--trainer.max_steps=1", "--trainer.enable_progress_bar=false")
-    assert capfd.readouterr().err == ""
+    run = fit(corpus_file, tmp_path / "run", *SMALL_SGD, *INTERVALS, "--data.steps_per_execution=6", *flags, expected=2)
+    assert capfd.readouterr().err == (
+        f"mlp_lm fit: error: data.steps_per_execution: found 6, which cannot be combined with {expected}; "
+        "set --data.steps_per_execution 1\n"
+    )
+    assert not run.exists()
+
+
+def test_intervals_that_k_does_not_divide_are_named_with_the_nearest_k(
+    corpus_file: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    fit(corpus_file, tmp_path / "run", *SMALL_SGD, *INTERVALS, "--data.steps_per_execution=4", expected=2)
+    assert "found 4, expected a divisor of trainer.val_check_interval 6, trainer.log_every_n_steps 6; the nearest" in (
+        error := capfd.readouterr().err
+    )
+    assert error.endswith("that divides all intervals is 3\n")

@@ -10,7 +10,8 @@ import pytest
 
 from mlp_lm.cli import main
 from mlp_lm.commands.inspect import inspect
-from mlp_lm.text.statistics import OddCharacter, histogram, looks_like_prose, odd_characters, repeats_of_train
+from mlp_lm.text.advice import looks_like_prose
+from mlp_lm.text.statistics import OddCharacter, histogram, odd_characters, repeats_of_train
 from mlp_lm.training.datamodule import TextDataModule
 from tests.conftest import Capture, error_of
 

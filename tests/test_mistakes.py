@@ -70,7 +70,6 @@ def test_what_a_model_cannot_do(args: list[str], expected: str, best: Path, caps
     [
         (["--trainer.accelerator=tpu"], "trainer: "),
         (["--trainer.devices=0"], "trainer: "),
-        (["--trainer.limit_val_batches=0"], "limit_predict_batches must be above 0"),
         (["--trainer.devices=3"], "data.batch_size: found 1,024, expected a multiple of 3 processes"),
         (["--run_dir=s3://bucket/run"], "run_dir: found 's3://bucket/run', expected a folder on this machine"),
         (["--run_dir=mine"], "run_dir: mine is not empty; name a new folder"),

@@ -73,9 +73,7 @@ def steps(
     network: MLP, name: str, num_steps: int = 1, decay: float = 0.0, decay_all: bool = False, momentum: float = 0.0
 ) -> None:
     """Steps with the same gradient each time, at RATE."""
-    optimizer = build_optimizer(
-        network, optimizer=name, learning_rate=1.0, momentum=momentum, weight_decay=decay, decay_all=decay_all
-    )
+    optimizer = build_optimizer(network, optimizer=name, momentum=momentum, weight_decay=decay, decay_all=decay_all)
     set_learning_rate(optimizer, RATE)
     for _ in range(num_steps):
         optimizer.step()
@@ -121,7 +119,5 @@ def test_adamw_averages_squared_gradients_over_more_steps_if_the_vocabulary_is_l
     vocab_size: int, expected: float
 ) -> None:
     network = MLP(vocab_size, context_size=1, embedding_dim=1, hidden_dim=1)
-    optimizer = build_optimizer(
-        network, optimizer="adamw", learning_rate=RATE, momentum=0.0, weight_decay=0.1, decay_all=False
-    )
+    optimizer = build_optimizer(network, optimizer="adamw", momentum=0.0, weight_decay=0.1, decay_all=False)
     assert [group["betas"] for group in optimizer.param_groups] == [(0.9, expected)] * 2

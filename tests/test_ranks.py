@@ -23,7 +23,7 @@ from tests.conftest import LOGGED, ROOT, SMALL, Capture, assert_same_run, fit, r
 
 # Float64, where the order of a sum changes the last of 16 digits.
 EXACT = [LOGGED, "--data.batch_size=194", "--trainer.precision=64-true", "--model.dropout=0", "--trainer.max_steps=16"]
-EXACT += ["--data.steps_per_execution=4", "--trainer.log_every_n_steps=3", "--trainer.val_check_interval=5"]
+EXACT += ["--trainer.log_every_n_steps=3", "--trainer.val_check_interval=5"]
 TWO = ["--trainer.devices=2"]
 
 
@@ -143,7 +143,7 @@ def test_two_processes_train_resume_evaluate_and_fail_as_one_does(
         (fit_args("two"), 0),
         (fit_args("whole", *dropout), 0),
         (fit_args("parts", *dropout, "--trainer.max_steps=10"), 0),
-        (["fit", f"--ckpt_path={tmp_path / 'parts'}", "--trainer.max_steps=16", "--data.steps_per_execution=3"], 0),
+        (["fit", f"--ckpt_path={tmp_path / 'parts'}", "--trainer.max_steps=16"], 0),
         (evaluate, 0),
         (fit_args("full"), 2),  # which the first process alone meets
         (fit_args("new", *diverging), 2),  # and this all of them

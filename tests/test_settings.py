@@ -1,4 +1,4 @@
-"""Ranges in signatures, what settings ask of each other, and what a checkpoint fixes."""
+"""Ranges in signatures."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Annotated
 import pytest
 
 from mlp_lm.errors import SettingsError
-from mlp_lm.settings import FIXED_BY_WEIGHTS, Range, as_written, changed, check, check_section, ranges
-
-Settings = dict[str, object]
+from mlp_lm.settings import Range, check, check_section, ranges
 
 
 def draw(share: Annotated[float, Range(0, 1)], num: Annotated[int, Range(1)] | None = None, name: str = "") -> None:
@@ -62,57 +60,3 @@ def test_all_values_out_of_range_are_reported_at_once() -> None:
     assert str(caught.value) == "share must be between 0 and 1 (got 2.0); num must be at least 1 (got 0)"
     with pytest.raises(SettingsError, match=r"^model\.width must be between 1 and 8 \(got 9\)$"):
         check_section("model", {"width": 9}, Layer)
-
-
-COSINE: Settings = {"model.lr_schedule": "cosine", "model.lr_end_factor": 0.0}
-TOO_LONG = {**COSINE, "model.lr_decay_steps": 10, "trainer.max_steps": 11}
-SPLIT: Settings = {"data.train_path": "a", "data.dev_path": "b", "data.test_path": "c"}
-AT_ODDS: list[tuple[Settings, str]] = [
-    ({"data.train_path": "a"}, "data.dev_path, data.test_path: missing, expected all of data.train_path, "),
-    ({**SPLIT, "data.path": "a"}, "data.path: found beside data.train_path"),
-    ({"model.momentum": 0.9, "model.optimizer": "adamw"}, "model.momentum: applies only to model.optimizer sgd"),
-    (TOO_LONG, "trainer.max_steps: found 11, but the learning rate is 0 from step 10 on; raise --model.lr_decay_steps"),
-]
-
-
-@pytest.mark.parametrize(("settings", "problem"), AT_ODDS)
-def test_settings_at_odds_with_each_other(settings: Settings, problem: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        check(settings, {})
-    assert str(caught.value).startswith(problem) and "; model" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        SPLIT,
-        {"model.momentum": 0.9, "model.optimizer": "sgd"},
-        {"model.momentum": 0.0, "model.optimizer": "adamw"},
-        {**TOO_LONG, "model.lr_decay_steps": 11},
-        {**TOO_LONG, "model.lr_decay_steps": None},
-        {**TOO_LONG, "model.lr_end_factor": 0.1},
-        {**TOO_LONG, "model.lr_schedule": "step"},
-    ],
-)
-def test_settings_that_go_together(settings: Settings) -> None:
-    check(settings, {})
-
-
-def test_all_settings_at_odds_are_reported_at_once() -> None:
-    with pytest.raises(SettingsError) as caught:
-        check({name: value for settings, _ in reversed(AT_ODDS) for name, value in settings.items()}, {})
-    assert [problem in str(caught.value) for _, problem in AT_ODDS[1:]] == [True] * 3
-
-
-def test_a_network_keeps_its_shape() -> None:
-    trained: Settings = {name: False for name in FIXED_BY_WEIGHTS}
-    trained |= {"model.hidden_dim": 200, "model.num_layers": 1, "model.dropout": 0.1}
-    assert [*changed({**trained, "model.dropout": 0.5}, trained, FIXED_BY_WEIGHTS)] == []
-    assert [*changed({**trained, "model.hidden_dim": 77, "model.num_layers": 2}, trained, FIXED_BY_WEIGHTS)] == [
-        "model.hidden_dim: found 77, but the checkpoint has 200 (its weights were trained with that); leave it out",
-        "model.num_layers: found 2, but the checkpoint has 1 (its weights were trained with that); leave it out",
-    ]
-
-
-def test_values_as_one_would_write_them_in_a_config() -> None:
-    assert [as_written(v) for v in (None, True, 0.001, 12, "a")] == ["null", "true", "0.001", "12", "a"]

@@ -25,8 +25,8 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from mlp_lm.cli import main
+from mlp_lm.commands.study import PRUNERS, Sweep, take_up
 from mlp_lm.commands.sweep import best_text, importances, space_of, table_text
-from mlp_lm.training.sweep import PRUNERS, Sweep, take_up
 from tests.conftest import LOGGED, SMALL, Capture, assert_same_run, before_step, error_of, fit, report, scalars, stop_at
 
 SWEEP = ["sweep", "--config=c.yaml", "--sweep_dir=s"]

@@ -44,7 +44,7 @@ def test_targets_are_what_the_teacher_predicts_on_train_and_on_items_of_its_own(
 
 
 def test_a_taught_network_comes_closer_to_its_teacher(corpus_file: Path, teacher: Path, tmp_path: Path) -> None:
-    steps = ["--trainer.max_steps=150", "--model.dropout=0", "--data.steps_per_execution=50"]
+    steps = ["--trainer.max_steps=150", "--model.dropout=0"]
     alone = fit(corpus_file, tmp_path / "alone", *steps)
     taught = fit(corpus_file, tmp_path / "taught", *steps, *TAUGHT, f"--data.teacher={teacher}")
     corpus, model = load_corpus(CorpusSettings(path=str(corpus_file))), load(teacher)

@@ -14,11 +14,11 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "fit": Command("train a language model on a text file", "mlp_lm.training.fit"),
-    "validate": Command("loss of a checkpoint on the dev split", "mlp_lm.training.evaluation"),
-    "test": Command("loss of a checkpoint on the test split", "mlp_lm.training.evaluation"),
+    "fit": Command("train a language model on a text file", "mlp_lm.commands.fit"),
+    "validate": Command("loss of a checkpoint on the dev split", "mlp_lm.commands.evaluation"),
+    "test": Command("loss of a checkpoint on the test split", "mlp_lm.commands.evaluation"),
     "predict": Command(
-        "most probable next token for every window of the dev split, as CSV", "mlp_lm.training.evaluation"
+        "most probable next token for every window of the dev split, as CSV", "mlp_lm.commands.evaluation"
     ),
     "sample": Command("generate new items, or text, from a trained model", "mlp_lm.commands.sample:sample"),
     "score": Command("log-probability of items, or of the lines of a text", "mlp_lm.commands.score:score"),

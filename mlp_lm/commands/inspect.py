@@ -9,17 +9,16 @@ from typing import Annotated
 
 from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.files import check_outputs, write_json
-from mlp_lm.settings import Range, check
+from mlp_lm.settings import Range, refuse
+from mlp_lm.text.advice import PROSE_ADVICE, looks_like_prose
 from mlp_lm.text.corpus import CorpusSettings, parse_items, read_text
 from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.statistics import (
-    PROSE_ADVICE,
     Frequencies,
     Statistics,
     frequencies,
     histogram,
     item_windows,
-    looks_like_prose,
     statistics,
 )
 from mlp_lm.text.vocab import Vocab, counted, shown
@@ -57,7 +56,7 @@ def inspect(
         return
     if {data.train_path, data.dev_path, data.test_path} != {None}:
         raise SettingsError("train_path, dev_path, test_path: inspect takes one text; name one of the files as PATH")
-    check({f"data.{name}": value for name, value in vars(data).items()}, {})
+    refuse(data.conflicts())
     source = resolve_path(path)
     check_outputs([str(source)], json=(json, ()))
     of_items = data.layout == "items" and data.tokens == "characters"

@@ -7,7 +7,8 @@ loss blows up. The rate at the lowest smoothed loss is about the highest that th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from argparse import SUPPRESS
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,17 @@ from mlp_lm import runs
 from mlp_lm.errors import SettingsError, TrainingError
 from mlp_lm.figures import curves
 from mlp_lm.files import write_csv
+from mlp_lm.parsing import flag_values
 from mlp_lm.settings import Range
-from mlp_lm.training import cli
+from mlp_lm.training.cli import CLI, build, lightning_session
+from mlp_lm.training.datamodule import TextDataModule
 
 Floats = npt.NDArray[np.float64]
 
-OF_A_WHOLE_FIT = (
-    r"model\.(learning_rate|lr_\w+)|data\.steps_per_execution|trainer\.(callbacks|default_root_dir|devices|"
-    r"enable_\w+|limit_\w+|log_every_n_steps|logger|max_\w+|min_\w+|model_registry|num_nodes|plugins|strategy|"
-    r"sync_batchnorm|val_check_interval)"
+IGNORED_SETTINGS = (  # of a whole fit
+    r"model\.(learning_rate|lr_\w+)|data\.steps_per_execution|trainer\.(callbacks|default_root_dir|"
+    r"enable_\w+|limit_\w+|log_every_n_steps|logger|max_\w+|min_\w+|model_registry|num_sanity_val_steps|"
+    r"overfit_batches|plugins|sync_batchnorm|(check_)?val_\w+|fast_dev_run)(\..*)?"
 )
 WIDTH = 1 / 25  # standard deviation of the smoothing as a share of all steps
 BLOW_UP = 2.0  # the loss blows up when its running mean exceeds this multiple of its lowest value so far
@@ -132,66 +135,61 @@ class LossRecorder(Logger):
         """Keep no settings."""
 
 
-class LrFind(cli.CLI):
-    """The range test of a config, its files and its suggestion."""
+def add_flags(parser: LightningArgumentParser) -> Mapping[str, Range]:
+    """Add the rates and the folder of the results."""
+    parser.add_argument("--min", type=float, default=1e-4, help="Learning rate of the first step")
+    parser.add_argument("--max", type=float, default=10.0, help="Learning rate of the last step")
+    parser.add_argument("--steps", type=int, default=300, help="Steps from the first to the last")
+    folder = "Folder of the results (default: runs/<config name>/lr_find_N)"
+    parser.add_argument("--output_dir", type=str | None, help=folder)
+    parser.add_argument("--report_test", type=bool, default=True, help=SUPPRESS)  # in the config.yaml of a run
+    positive = Range(0, 1e35, above=True)
+    return {"min": positive, "max": positive, "steps": Range(100, 100_000)}
 
-    def add_own_flags(self, parser: LightningArgumentParser) -> None:
-        """The rates, and the folder of the results."""
-        positive = Range(0, 1e35, above=True)
-        parser.add_argument("--min", type=float, default=1e-4, help="Learning rate of the first step")
-        parser.add_argument("--max", type=float, default=10.0, help="Learning rate of the last step")
-        parser.add_argument("--steps", type=int, default=300, help="Steps from the first to the last")
-        parser.add_argument(
-            "--output_dir", type=str | None, help="Folder of the results (default: runs/<config name>/lr_find_N)"
-        )
-        super().add_own_flags(parser)
-        self.allowed |= {"min": positive, "max": positive, "steps": Range(100, 100_000)}
 
-    def ignores(self, name: str) -> bool:
-        """Length, schedule and all that accompanies training play no part."""
-        return re.fullmatch(OF_A_WHOLE_FIT, name) is not None
+def has_effect(name: str) -> bool:
+    """Whether a setting makes a difference to the range test: its length, schedule and output are its own."""
+    return re.fullmatch(IGNORED_SETTINGS, name) is None
 
-    def check_settings(self) -> None:
-        """The rates as well."""
-        super().check_settings()
-        if self.options["min"] >= self.options["max"]:
-            raise SettingsError(f"min must be below --max, {self.options['max']:g} (got {self.options['min']:g})")
 
-    def before_instantiate_classes(self) -> None:
-        """A log point after every step, and no callbacks: those of the config may need dev, or write files."""
-        trainer = self.options["trainer"]
-        trainer["max_steps"] = trainer["val_check_interval"] = self.options["steps"]
-        trainer["log_every_n_steps"] = 1
-        trainer["logger"], trainer["callbacks"] = False, None
-        trainer["max_time"] = trainer["min_steps"] = None
-
-    def after_instantiate_classes(self) -> None:
-        """Refuse several processes before they start."""
-        if self.trainer.world_size > 1:
-            raise SettingsError("trainer.devices: lr-find takes one process; expected 1 on 1 node")
-        super().after_instantiate_classes()
-
-    def fit(self, **kwargs: Any) -> None:
-        """Run the test, write its files, print minimum and suggestion."""
-        steps = self.options["steps"]
-        rates = np.geomspace(self.options["min"], self.options["max"], steps).tolist()
-        recorder = LossRecorder(self.trainer, width=WIDTH * steps)
-        self.trainer.loggers = [recorder]
-        self.trainer.limit_val_batches = 0  # dev is not read
-        self.trainer.set_threads(self.datamodule.hparams["batch_size"], self.model.network.count_weights())
-        self.model.rates, self.model.hparams["lr_decay_steps"] = rates, steps
-        try:
-            self.trainer.fit(**kwargs)
-        except TrainingError:  # NaN or infinite
-            if not recorder.losses:
-                raise
-        optimizer = self.model.hparams["optimizer"]
-        test = evaluate(rates, recorder.losses, recorder.width, DIVISORS[optimizer])
-        folder = runs.output_folder(self.options["output_dir"], self.run_name(), "lr_find", "output_dir")
+def run(args: list[str], description: str) -> None:
+    """Run the test, write its files, print minimum and suggestion."""
+    with lightning_session():
+        cli = CLI("lr-find", args[1:], description=description, add_flags=add_flags, has_effect=has_effect)
+        low, high, steps = cli.config.min, cli.config.max, cli.config.steps
+        if low >= high:
+            raise SettingsError(f"min must be below --max, {high:g} (got {low:g})")
+        test, data = range_test(cli, np.geomspace(low, high, steps).tolist())
+        configs = flag_values(cli.args, "--config")
+        name = runs.run_name(configs[0] if configs else "", cli.config.data.path)
+        folder = runs.output_folder(cli.config.output_dir, name, "lr_find", "output_dir")
         write_files(test, folder)
         early = ", until the loss blew up" if len(test.losses) < steps else ""
-        print(f"{self.datamodule.source}: {len(test.losses):,} of {steps:,} steps{early}")
-        print(render(test, folder, optimizer))
+        print(f"{data.source}: {len(test.losses):,} of {steps:,} steps{early}")
+        print(render(test, folder, cli.config.model.optimizer))
+
+
+def range_test(cli: CLI, rates: Sequence[float]) -> tuple[RangeTest, TextDataModule]:
+    """Train one step at each of the rates, until the loss blows up."""
+    config = cli.config
+    config.data.steps_per_execution = 1
+    # No callbacks: those of a config may need dev, or write files.
+    for name in ("logger", "callbacks", "max_epochs", "max_time", "min_steps", "min_epochs", "val_check_interval"):
+        config.trainer[name] = None
+    length = {"max_steps": len(rates), "log_every_n_steps": 1, "logger": False, "limit_val_batches": 0}  # no dev
+    trainer, module, data = build(cli, lambda data: length)
+    if trainer.world_size > 1:
+        raise SettingsError("trainer.devices: lr-find takes one process; expected 1 on 1 node")
+    recorder = LossRecorder(trainer, width=WIDTH * len(rates))
+    trainer.loggers = [recorder]
+    trainer.set_threads(data.hparams["batch_size"], module.network.count_weights())
+    module.lr_override = lambda step: rates[min(step, len(rates) - 1)]  # the scheduler asks for one more
+    try:
+        trainer.fit(module, data)
+    except TrainingError:  # NaN or infinite
+        if not recorder.losses:
+            raise
+    return evaluate(rates, recorder.losses, recorder.width, DIVISORS[config.model.optimizer]), data
 
 
 def write_files(test: RangeTest, folder: Path) -> None:
@@ -218,8 +216,3 @@ def render(test: RangeTest, folder: Path, optimizer: str) -> str:
 def two_digits(rate: float) -> str:
     """A learning rate rounded to two significant digits, in a notation that every YAML reader takes for a number."""
     return np.format_float_positional(rate, precision=2, unique=False, fractional=False, trim="-")
-
-
-def run(args: list[str], description: str) -> None:
-    """Run the command; `args` starts with its name, `description` is for the help."""
-    cli.run(LrFind, args, description, method="fit")

@@ -16,7 +16,7 @@ from mlp_lm.models import checkpoint
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.models.metrics import NLL, evaluate
 from mlp_lm.models.ngram import Counts, Level, NGramModel, Smoothing, add_k, count, modified_kneser_ney
-from mlp_lm.settings import check
+from mlp_lm.settings import refuse
 from mlp_lm.text.corpus import Corpus, CorpusSettings, load_corpus
 from mlp_lm.text.windows import Windows
 
@@ -67,7 +67,7 @@ def ngram(
         json: Write all figures to this file.
     """
     numbers = _orders(orders)
-    check({f"data.{name}": value for name, value in vars(data).items()}, {})
+    refuse(data.conflicts())
     check_outputs([path, *data.paths], save=(save, (".npz",)), plot=(plot, PICTURES), json=(json, ()))
     corpus = load_corpus(data.absolute())
     models, rows = _table(corpus, numbers, smoothing)

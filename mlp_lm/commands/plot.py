@@ -14,7 +14,8 @@ from mlp_lm.figures import curves, networks
 from mlp_lm.files import PICTURES, check_outputs
 from mlp_lm.models import checkpoint
 from mlp_lm.models.language_model import LanguageModel
-from mlp_lm.models.views import SATURATED, activation_shares, embedding_table, next_token_probs
+from mlp_lm.models.network import SATURATED
+from mlp_lm.models.views import activation_shares, embedding_table, next_token_probs
 from mlp_lm.parsing import did_you_mean
 from mlp_lm.runs import read_curves, run_folder
 from mlp_lm.text.corpus import CorpusSettings, load_corpus

@@ -68,7 +68,7 @@ def sweep(
     """
     if storage is not None and sweep_dir is None:
         raise SettingsError("storage: needs --sweep_dir DIR, whose last two names are the sweep's in the database")
-    from mlp_lm.training.sweep import BROKEN, JOURNAL, Sweep, checked, work  # here: help takes no seconds
+    from mlp_lm.commands.study import BROKEN, JOURNAL, Sweep, checked, work  # here: help takes no seconds
 
     asked = {"vary": [*vary], "seeds": seeds, "sampler": sampler, "trials": trials, "prune": prune}
     folder = Path(os.path.expanduser(sweep_dir or ""))

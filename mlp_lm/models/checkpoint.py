@@ -4,7 +4,7 @@ A `.ckpt` is a Lightning checkpoint, enough by itself to sample, score, and resu
 
     hyper_parameters               settings of the model, those of `MLPModule`
     datamodule_hyper_parameters    settings of the data, those of `TextDataModule`; files by their absolute path
-    mlp_lm                         format_version; trainer: max_steps, val_check_interval, log_every_n_steps, precision
+    mlp_lm                         format_version; settings: all of the run, as in its config.yaml
     TextDataModule
         vocab           V strings, the boundary "" first
         fingerprint     of text, split and vocabulary
@@ -46,7 +46,7 @@ from mlp_lm.models.ngram import Level, NGramModel
 from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings
 from mlp_lm.text.vocab import Vocab
 
-FORMAT_VERSION = {".ckpt": 2, ".npz": 3}
+FORMAT_VERSION = {".ckpt": 3, ".npz": 3}
 LEVEL = ("keys", "probs", "backoff")
 KEY, DATA_KEY = "mlp_lm", "TextDataModule"
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -158,15 +158,13 @@ def write(content: Content, path: PathLike) -> None:
 
 
 def settings(content: Content) -> dict[str, Any]:
-    """The settings that a checkpoint was trained with, as in a config: `data.path`, `model.hidden_dim`, …"""
-    sections = {
-        "data": content["datamodule_hyper_parameters"],
-        "model": content["hyper_parameters"],
-        "trainer": content[KEY]["trainer"],
-    }
-    flat = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
-    del flat["model.vocab_size"], flat["model.context_size"]  # they follow from the data
-    return {"seed_everything": content[DATA_KEY]["order_seed"], **flat}
+    """The settings that a checkpoint was trained with, nested as in a config, but those that follow from the data.
+
+    One that `fit` did not write has those of data and model only.
+    """
+    model = {n: v for n, v in content["hyper_parameters"].items() if n not in ("vocab_size", "context_size")}
+    data = {"data": content["datamodule_hyper_parameters"], "model": model}
+    return {"seed_everything": content[DATA_KEY]["order_seed"], **content[KEY].get("settings", {}), **data}
 
 
 def load_network(content: Content) -> tuple[MLP, int]:

@@ -19,6 +19,7 @@ ARCHITECTURE = ("embedding_dim", "hidden_dim", "num_layers", "residual", "direct
 # Tokens from which on a vocabulary counts as large: on the CPU, the loss is then computed in parts, which is the faster
 # way from about this size on. Initialisation and AdamW's β₂ are those that suit many rare tokens, measured at 16,383.
 LARGE_VOCAB = 1024
+SATURATED = 0.97  # the |h| beyond which less than 6 % of a gradient passes: tanh' = 1 - h²
 
 
 class Dropout(nn.Module):
@@ -31,14 +32,15 @@ class Dropout(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+        self.generator: torch.Generator | None = None  # None: torch's default one of the device
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` of any shape; unchanged outside training."""
         if not self.training or self.rate == 0:
             return x
         if x.device.type != "cpu":
-            return nn.functional.dropout(x, self.rate)
-        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+            return x * torch.empty_like(x).bernoulli_(1 - self.rate, generator=self.generator).div_(1 - self.rate)
+        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=self.generator)
         draws = draws.view(torch.int16)[: x.numel()].view(x.shape)  # uniform over -32768 … 32767
         dropped = min(round(self.rate * 65536), 65535)  # of 65536 equally probable draws
         return x * ((draws >= dropped - 32768).to(x.dtype) * (65536 / (65536 - dropped)))
@@ -144,6 +146,14 @@ class MLP(nn.Module):
         else:
             nn.init.normal_(self.output.weight, std=0.1 / math.sqrt(self.output.in_features))
         nn.init.zeros_(self.output.bias)
+
+    def seed_dropout(self, seed: int) -> None:
+        """Make what dropout drops from here on a function of `seed`, not of torch's default generator."""
+        device = self.embedding.weight.device
+        generator = self.dropout.generator
+        if generator is None or generator.device != device:
+            generator = self.dropout.generator = self.embedding_dropout.generator = torch.Generator(device)
+        generator.manual_seed(seed)
 
     def _features(self, contexts: Tensor) -> Tensor:
         """What the output layer sees of `contexts` (B, T): (B, H), with T·E embeddings, or projected to (B, E)."""

@@ -16,7 +16,6 @@ from mlp_lm.text.vocab import BOUNDARY, UNKNOWN, Vocab
 from mlp_lm.text.windows import Batch, Windows, eval_batch_size
 
 MAX_WORDS = 300  # of an embedding map: more cover each other
-SATURATED = 0.97  # the |h| beyond which less than 6 % of a gradient passes: tanh' = 1 - h²
 FloatArray = npt.NDArray[np.floating[Any]]
 
 

@@ -76,6 +76,21 @@ class CorpusSettings:
         absolute: dict[str, Any] = {name: str(resolve_path(file).absolute()) for name, file in files.items()}
         return replace(self, **absolute)
 
+    def conflicts(self) -> Iterator[str]:
+        """Describe settings that are each in range but do not go together."""
+        paths = {f"data.{name}": vars(self)[name] for name in ("train_path", "dev_path", "test_path")}
+        missing = [name for name, path in paths.items() if path is None]
+        if 0 < len(missing) < len(paths):
+            yield f"{', '.join(missing)}: missing, expected all of {', '.join(paths)} or none of them"
+        if self.train_path is not None and self.path != CorpusSettings.path:
+            yield "data.path: found beside data.train_path, expected one file to split or three that are split"
+        if self.tokens == "characters":
+            for name in ("max_vocab_size", "min_count", "vocab_from"):
+                if (value := vars(self)[name]) != getattr(CorpusSettings, name):
+                    yield f"data.{name}: applies only to words (got {value!r}); all characters are in the vocabulary"
+        if self.layout == "items" and self.newlines == "drop":
+            yield "data.newlines: applies only to data.layout text; of items, each has a line of its own"
+
     @property
     def paths(self) -> list[str]:
         """The files of train, dev and test, or the one file that is split."""

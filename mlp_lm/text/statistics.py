@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlp_lm.errors import DataError
-from mlp_lm.text.corpus import MIN_ITEMS, Corpus, CorpusSettings, count_tokens, split_items
-from mlp_lm.text.vocab import UNKNOWN, Vocab, name_unknown
+from mlp_lm.text.corpus import MIN_ITEMS, CorpusSettings, count_tokens, split_items
+from mlp_lm.text.vocab import Vocab, name_unknown
 
 ODD_CATEGORIES = {  # Unicode's general categories
     "Cc": "control",
@@ -23,13 +22,6 @@ ODD_CATEGORIES = {  # Unicode's general categories
     "Zp": "paragraph separator",
     "Zs": "unusual space",
 }
-PROSE_ADVICE = (
-    "looks like running text, but each line is an item by itself; for text that runs on over line ends, set layout to "
-    "text, and tokens to words for words instead of characters"
-)
-NO_BLANKS_ADVICE = "in a script without blanks between words; tokens: characters suits it better than words"
-# Thai, Lao, Burmese and Khmer; Japanese and Chinese.
-NO_BLANKS = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"
 REPLACEMENT = "\ufffd"  # what decoders write for bytes that they cannot read
 
 
@@ -82,23 +74,6 @@ def statistics(items: Sequence[str], text: str, split_seed: int) -> Statistics:
         odd_characters=odd_characters(characters, text),
         repeats_of_train=repeats_of_train(items, split_seed) if len(items) >= MIN_ITEMS else {},
     )
-
-
-def advice(corpus: Corpus) -> str | None:
-    """A line for a user who may want another layout or other tokens."""
-    settings, start = corpus.settings, corpus.train[:100_000]
-    if settings.tokens == "words":
-        words = "".join(token for token in corpus.vocab.tokens[:10_000] if token != UNKNOWN)
-        return NO_BLANKS_ADVICE if len(re.findall(NO_BLANKS, words)) > len(words) / 2 else None
-    prose = settings.layout == "items" and looks_like_prose(settings.tokenizer.decode(start, corpus.vocab))
-    return PROSE_ADVICE if prose else None
-
-
-def looks_like_prose(items: Sequence[str]) -> bool:
-    """Whether more than half of the first thousand items are long, have four words and a mark that ends a clause."""
-    first = items[:1000]
-    lines = [item for item in first if len(item) >= 25 and item.count(" ") >= 3 and re.search("[.,;:!?](?= |$)", item)]
-    return len(lines) > len(first) / 2
 
 
 def odd_characters(characters: Mapping[str, int], text: str) -> list[OddCharacter]:

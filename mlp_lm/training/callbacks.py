@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from tqdm.auto import tqdm
 
 from mlp_lm.errors import CheckpointError, Interrupted, TrainingError
 from mlp_lm.models import checkpoint
 from mlp_lm.runs import REPORT, best_checkpoint, last_checkpoint
+from mlp_lm.training.optim import total_steps
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -52,9 +53,9 @@ class Checkpoints(Checkpoint):
     folder is moved.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        """`run_dir`: the files go into its folder `checkpoints`."""
-        self.run_dir = run_dir
+    def __init__(self, run_dir: Path, settings: dict[str, Any]) -> None:
+        """`run_dir`: the files go into its folder `checkpoints`; `settings`: the run's config, which they keep."""
+        self.run_dir, self.settings = run_dir, settings
         self.last, self.best = last_checkpoint(run_dir), best_checkpoint(run_dir)
         self.best_dev_loss = math.inf
         self._metrics: dict[str, float] = {}  # of the latest validation
@@ -78,9 +79,16 @@ class Checkpoints(Checkpoint):
         if trainer.global_step == 0:
             self.save(trainer, self.last)
 
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Let Lightning validate after the last step, whatever the interval is."""
+        if trainer.global_step == trainer.max_steps or (
+            trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        ):
+            trainer.should_stop = True
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `last.ckpt`, and `best.ckpt` if dev loss is lower than ever."""
-        if trainer.state.fn != "fit":
+        if not in_training(trainer):
             return
         self._metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         dev_loss = self._metrics["dev/loss"]
@@ -105,6 +113,15 @@ class Checkpoints(Checkpoint):
             logger.save()
         trainer.save_checkpoint(path, weights_only=False)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write `last.ckpt` where no validation does."""
+        if not trainer.enable_validation:
+            self.save(trainer, self.last)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, content: dict[str, Any]) -> None:
+        """Add the settings of the run, from which it is resumed."""
+        content.setdefault(checkpoint.KEY, {})["settings"] = self.settings
+
     def state_dict(self) -> dict[str, Any]:
         """The lowest dev loss so far, the latest metrics, and the seconds of training."""
         return {"best_dev_loss": self.best_dev_loss, "metrics": self._metrics, "seconds": self.seconds}
@@ -114,6 +131,11 @@ class Checkpoints(Checkpoint):
         self._seconds_before, self._metrics = state_dict["seconds"], state_dict["metrics"]
         if self.best.exists():
             self.best_dev_loss = state_dict["best_dev_loss"]
+
+
+def in_training(trainer: Trainer) -> bool:
+    """Whether a validation is one of a fit, and not the sanity check before it or a validation of its own."""
+    return trainer.state.fn == "fit" and not trainer.sanity_checking
 
 
 class StopOnSignal(Callback):
@@ -126,27 +148,36 @@ class StopOnSignal(Callback):
         """`checkpoints` write `last.ckpt`; `resume_command` resumes from it."""
         self.checkpoints, self.resume_command = checkpoints, resume_command
         self.received: signal.Signals | None = None
+        self.step = 0  # the last one that has ended
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over from Lightning, which would end a run between two log points; it restores all handlers itself."""
+        self.step = trainer.global_step
         if threading.current_thread() is threading.main_thread():  # the only one that may set handlers
             for signum in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(signum, self._note)
+                signal.signal(signum, self._handle_signal)
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def _handle_signal(self, signum: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(signum)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Save and stop at a log point; if a validation is due there, after that."""
-        step = trainer.global_step
+        """Save and stop at a log point; if a validation follows, after that."""
+        step, before = trainer.global_step, self.step
+        self.step = step  # with accumulation, a batch may end without a step
         log_point = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]  # public, but not declared
-        if log_point and not trainer.validates_at(step):  # type: ignore[attr-defined]  # our Trainer's
+        if log_point and step != before and not self._validation_follows(trainer):
             self._stop_if_asked(trainer, save=True)
+
+    @staticmethod
+    def _validation_follows(trainer: Trainer) -> bool:
+        # Private names of Lightning's: of a run that was saved before a validation of the same step, it would skip it.
+        loop = trainer.fit_loop
+        return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop; the checkpoint has just been written."""
-        if trainer.state.fn == "fit":
+        if in_training(trainer):
             self._stop_if_asked(trainer, save=False)
 
     def _stop_if_asked(self, trainer: Trainer, save: bool) -> None:
@@ -163,21 +194,35 @@ class StopOnSignal(Callback):
         )
 
 
-class Progress(Callback):
-    """Shows how far a run is: by a bar on a terminal or in a notebook, elsewhere by a line after each validation."""
+class Progress(ProgressBar):
+    """Shows how far a run is, in steps: by a bar on a terminal or in a notebook, elsewhere by a line a validation.
+
+    Lightning's own bars show one epoch each, and not when the run will end.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self.bar: tqdm[Any] | None = None
+        self.enabled = True
+
+    def disable(self) -> None:
+        """Show nothing; Lightning calls this on all processes but the first, and while it searches a rate."""
+        self.enabled = False
+
+    def enable(self) -> None:
+        """Show progress again."""
+        self.enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar where the run stands."""
         self.first_step, self.start = trainer.global_step, time.perf_counter()
         shows_bars = sys.stderr.isatty() or "ipykernel" in sys.modules
-        if shows_bars and trainer.is_global_zero:
-            self.bar = tqdm(total=trainer.max_steps, initial=self.first_step, unit="step", dynamic_ncols=True)
+        if shows_bars and self.enabled:
+            total = total_steps(trainer)
+            self.bar = tqdm(total=total, initial=self.first_step, unit="step", dynamic_ncols=True)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Advance by the steps of one call; tqdm itself keeps from drawing too often."""
+        """Advance to the step; tqdm itself keeps from drawing too often."""
         if self.bar is not None:
             step = trainer.global_step
             if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # public, but not declared
@@ -186,16 +231,17 @@ class Progress(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the losses."""
-        if trainer.state.fn != "fit" or not trainer.is_global_zero:
+        if not in_training(trainer) or not self.enabled:
             return
         if self.bar is not None:
             self.bar.set_postfix_str(_losses(trainer), refresh=False)
             return
-        step, end = trainer.global_step, trainer.max_steps
+        step, end = trainer.global_step, total_steps(trainer)
         speed = (step - self.first_step) / (time.perf_counter() - self.start)
-        left = tqdm.format_interval((end - step) / speed)
+        left = f", {tqdm.format_interval((end - step) / speed)} left" if end and speed else ""
+        position = f"step {step:,} of {end:,}" if end else f"step {step:,}"
         with suppress(OSError):  # nobody reads it, or the disk of a log is full: no reason to end a run
-            print(f"step {step:,} of {end:,}: {_losses(trainer)}, {speed:,.1f} steps/s, {left} left", file=sys.stderr)
+            print(f"{position}: {_losses(trainer)}, {speed:,.1f} steps/s{left}", file=sys.stderr)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the bar as it is."""

@@ -1,4 +1,4 @@
-"""The LightningDataModule: a text file to chunks. N windows, B batch, K steps per execution, T context."""
+"""The LightningDataModule: a text file to batches. N windows, B batch, K steps a call, T context, W processes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from functools import cached_property
 from typing import Annotated, Any
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from tqdm import tqdm
 
 from mlp_lm.errors import DataError, SettingsError
 from mlp_lm.models.checkpoint import check_same_data
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel
-from mlp_lm.settings import COUNT, Range, check_section
+from mlp_lm.settings import COUNT, Range, check_section, refuse
 from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, item_lengths, load_corpus
 from mlp_lm.text.vocab import counted
 from mlp_lm.text.windows import Batch, Chunk, Order, Windows, eval_batch_size
@@ -29,7 +29,7 @@ class TextDataModule(LightningDataModule):
         *,
         context_size: Annotated[int, Range(1, 1024)] = 8,
         batch_size: Annotated[int, COUNT] = 1024,
-        steps_per_execution: Annotated[int, Range(1, 100_000)] = 25,
+        steps_per_execution: Annotated[int, Range(1, 100_000)] = 1,
         teacher: str | None = None,
         teacher_items: Annotated[int, Range(0, 10**9)] = 100_000,
         **kwargs: Any,
@@ -39,7 +39,8 @@ class TextDataModule(LightningDataModule):
         Args:
             context_size: T, previous tokens that the network sees.
             batch_size: B, windows in a step, over all processes together.
-            steps_per_execution: K, steps in one call of training_step; changes speed, never results.
+            steps_per_execution: K, steps in one call of training_step; above 1 only for the lecture's kind of network,
+                whose gradients are then written by hand: plain sgd, one layer, no dropout. Changes speed, not results.
             teacher: A model trained on the same data, such as a mixture, whose probabilities are the targets of
                 training; only for layout items.
             teacher_items: How many items the teacher makes up to train on, besides those of train.
@@ -53,6 +54,7 @@ class TextDataModule(LightningDataModule):
         sizes = {"context_size": context_size, "batch_size": batch_size, "steps_per_execution": steps_per_execution}
         taught = {"teacher": absolute(teacher), "teacher_items": teacher_items}
         check_section("data", {**vars(settings), **sizes, **taught}, TextDataModule, CorpusSettings)
+        refuse(settings.conflicts())
         self.source = settings.paths[0]  # for messages
         self.settings = settings.absolute()  # so that a checkpoint works from any folder
         self.save_hyperparameters({**vars(self.settings), **sizes, **taught})
@@ -84,8 +86,8 @@ class TextDataModule(LightningDataModule):
         return len(self.corpus.vocab)
 
     @property
-    def steps_per_pass(self) -> float:
-        """How many steps see each window of train once, and those of the teacher's items, taken to be as long."""
+    def steps_per_epoch(self) -> float:
+        """Steps that see each window of train once, and those of the teacher's items, taken to be as long as others."""
         num_items = len(item_lengths(self.corpus.train))
         made_up = 0 if self.hparams["teacher"] is None else int(self.hparams["teacher_items"]) / num_items
         return len(self.corpus.train) * (1 + made_up) / int(self.hparams["batch_size"])
@@ -98,14 +100,15 @@ class TextDataModule(LightningDataModule):
 
     def batches(self, split: str) -> Batches:
         """This process's share of the windows of a split."""
-        assert self.trainer is not None
-        share = self.windows(split).share(self.trainer.global_rank, self.trainer.world_size)
-        return Batches(share, self.vocab_size)
+        return Batches(self.windows(split).share(*self._rank_and_world_size()), self.vocab_size)
 
-    def train_dataloader(self) -> Chunks:
-        """Chunks from the trainer's step to its next validation."""
-        assert self.trainer is not None
-        self.check_shares(self.trainer.world_size)
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def train_dataloader(self) -> TrainBatches:
+        """The batches of training, from the first; a resumed run restores its position."""
+        rank, world_size = self._rank_and_world_size()
+        self.check_shares(world_size)
         if self.order_seed is None:
             self.order_seed = torch.initial_seed() % 2**32  # such as --seed_everything takes
         windows = self.windows("train")
@@ -115,8 +118,16 @@ class TextDataModule(LightningDataModule):
                 f"the teacher makes up {num_items:,} items, and predicts all tokens of these and of train", sys.stderr
             )
             windows = teach(self.teacher, self.corpus.train, context_size, num_items, self.order_seed)
-        order = Order(len(windows), self.hparams["batch_size"], self.order_seed)
-        return Chunks(windows, order, self.hparams["steps_per_execution"], self.trainer)
+        trainer = self.trainer
+        return TrainBatches(
+            windows.to(trainer.strategy.root_device) if trainer else windows,
+            Order(len(windows), self.hparams["batch_size"], self.order_seed),
+            steps_per_execution=self.hparams["steps_per_execution"],
+            accumulate=trainer.accumulate_grad_batches if trainer else 1,
+            repeat=trainer.overfit_batches if trainer else 0,  # type: ignore[attr-defined]  # public, but not declared
+            rank=rank,
+            num_ranks=world_size,
+        )
 
     def check_shares(self, world_size: int) -> None:
         """Raise SettingsError unless each of `world_size` processes gets the same number of rows of a batch."""
@@ -173,37 +184,59 @@ class Batches:
         return self.windows.batches(self.batch_size)
 
 
-class Chunks:
-    """Training examples from the trainer's current step to its next validation, as chunks of up to K steps.
+class TrainBatches:
+    """The batches of training in their endless order, see `Order`; an epoch starts where the last one ended.
 
-    A chunk ends at the next multiple of K or at the next log point, whichever comes first; log points are the multiples
-    of the trainer's `log_every_n_steps`, every validation, and the end. So no interval has to divide another, and a
-    resumed run makes the same chunks. Of W processes, each takes its B/W rows of every batch.
+    A batch is (contexts (B/W, T), targets (B/W,)): each of W processes takes its rows of it. With K steps a call, an
+    element is the batches of K steps, (K, B, T) and (K, B), for `FastLane`. Lightning keeps the position in its
+    checkpoints.
     """
 
-    def __init__(self, windows: Windows, order: Order, steps_per_execution: int, trainer: Trainer) -> None:
-        self.windows = windows.to(trainer.strategy.root_device)
-        self.order = order
-        self.steps_per_execution = steps_per_execution
-        self.trainer = trainer
+    def __init__(
+        self,
+        windows: Windows,
+        order: Order,
+        *,
+        steps_per_execution: int = 1,
+        accumulate: int = 1,
+        repeat: int | float = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        """Start at step 0.
 
-    def __iter__(self) -> Iterator[Chunk]:
-        """Contexts (K, B/W, T) and targets (K, B/W)."""
-        trainer = self.trainer
-        # A plain Lightning Trainer validates after each pass over the data.
-        steps_per_epoch = max(1, len(self.windows) // self.order.batch_size)
-        steps_per_validation = getattr(trainer, "steps_per_validation", steps_per_epoch)
-        steps_per_log: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # not declared
-        step = trainer.global_step
-        end = _next_multiple(steps_per_validation, step)
-        if trainer.max_steps > 0:
-            end = min(end, trainer.max_steps)
-        while step < end:
-            stop = min(_next_multiple(self.steps_per_execution, step), _next_multiple(steps_per_log, step), end)
-            rows = self.order.indices(step, stop - step)[:, trainer.global_rank :: trainer.world_size]
-            yield self.windows[rows.to(self.windows.starts.device)]
-            step = stop
+        Args:
+            windows: Those of train, on the device where batches are made.
+            order: Which of them each step sees.
+            steps_per_execution: K.
+            accumulate: Batches in an optimizer step; the length of an epoch is a multiple of it.
+            repeat: Lightning's overfit_batches: serve this number of batches, or this share of an epoch, over and over.
+            rank: Index of this process.
+            num_ranks: W.
+        """
+        self.windows, self.order = windows, order
+        self.steps_per_execution, self.repeat = steps_per_execution, repeat
+        self.rank, self.num_ranks = rank, num_ranks
+        multiple = steps_per_execution * accumulate * order.batch_size
+        self._length = -(-len(windows) // multiple) * accumulate
+        self.position = 0  # batches served so far
 
+    def __len__(self) -> int:
+        return self._length
 
-def _next_multiple(interval: int, step: int) -> int:
-    return (step // interval + 1) * interval
+    def __iter__(self) -> Iterator[Batch | Chunk]:
+        k = self.steps_per_execution
+        repeat = self.repeat if isinstance(self.repeat, int) else max(1, int(self.repeat * len(self)))
+        for _ in range(len(self)):
+            first = self.position % repeat if self.repeat else self.position
+            self.position += k  # before the yield: nothing runs after the last one
+            rows = self.order.indices(first, k)[:, self.rank :: self.num_ranks].to(self.windows.starts.device)
+            yield self.windows[rows if k > 1 else rows[0]]
+
+    def state_dict(self) -> dict[str, int]:
+        """The position in the endless order, in batches."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on from a position."""
+        self.position = state_dict["position"]

@@ -1,28 +1,42 @@
-"""The LightningModule around the network. B batch, K steps per execution, T context, V vocabulary, W processes."""
+"""The LightningModule around the network. B batch, T context, V vocabulary, W processes."""
 
 from __future__ import annotations
 
+import math
 import random
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
-from tqdm import tqdm
 
 from mlp_lm.errors import SettingsError, TrainingError
 from mlp_lm.models.checkpoint import FORMAT_VERSION, KEY
-from mlp_lm.models.fused import FusedSGD
 from mlp_lm.models.metrics import NLL, token_nll
 from mlp_lm.models.network import MLP
-from mlp_lm.settings import COUNT, Range, check, check_section
-from mlp_lm.text.windows import Batch, Chunk
-from mlp_lm.training.optim import build_optimizer, learning_rate_at, set_learning_rate
+from mlp_lm.settings import COUNT, Range, check_section, refuse
+from mlp_lm.text.windows import Batch
+from mlp_lm.training.optim import build_optimizer, learning_rate_at, set_learning_rate, total_steps
+
+
+def conflicts(model: Mapping[str, Any]) -> Iterator[str]:
+    """Describe settings of the model that are each in range but do not go together."""
+    if model["momentum"] and model["optimizer"] != "sgd":
+        yield f"model.momentum: applies only to model.optimizer sgd (got {model['momentum']!r})"
+    if model["residual"] and model["num_layers"] == 1:
+        yield "model.residual: applies only to model.num_layers above 1"
+    if model["tied"] and model["direct"]:
+        yield "model.direct: does not go with model.tied, whose output layer sees E numbers; choose one"
+    if model["hidden_dim"] == 0 and not model["direct"]:
+        yield "model.hidden_dim: found 0, which needs --model.direct true"
+    if model["hidden_dim"] == 0 and model["num_layers"] > 1:
+        yield f"model.num_layers: found {model['num_layers']}, but model.hidden_dim 0 leaves no tanh layer"
 
 
 def mean_loss() -> MeanMetric:
@@ -33,7 +47,7 @@ def mean_loss() -> MeanMetric:
 
 
 class MLPModule(LightningModule):
-    """Trains an MLP language model: K optimizer steps on each chunk (K, B, T)."""
+    """Trains an MLP language model on windows, one optimizer step a batch."""
 
     def __init__(
         self,
@@ -57,7 +71,6 @@ class MLPModule(LightningModule):
         lr_decay_steps: Annotated[int, COUNT] | None = None,
         lr_drop_at: Annotated[float, Range(0, 1)] = 0.5,
         lr_end_factor: Annotated[float, Range(0, 1)] = 0.0,
-        handwritten_step: bool = True,
     ) -> None:
         """The network and how it is trained.
 
@@ -80,12 +93,10 @@ class MLPModule(LightningModule):
             lr_schedule: constant; step: multiplied by lr_end_factor once, at lr_drop_at of the horizon; cosine: falls
                 to lr_end_factor of learning_rate at the horizon.
             lr_warmup_steps: Steps over which the learning rate grows from 0; at most a tenth of the horizon.
-            lr_decay_steps: Horizon of the schedule in steps; null means trainer.max_steps, also when that is raised to
-                train on.
+            lr_decay_steps: Horizon of the schedule in steps; null means the length of the run, also when that is raised
+                to train on.
             lr_drop_at: Where schedule step drops, as a share of the horizon.
             lr_end_factor: What is left of learning_rate after the drop or at the end of the cosine.
-            handwritten_step: Take the step with gradients written by hand where it applies: one process, one layer, no
-                dropout, neither direct nor tied, sgd without momentum, no teacher. Otherwise steps go through autograd.
 
         Raises:
             SettingsError: A setting is out of its range.
@@ -93,16 +104,16 @@ class MLPModule(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         check_section("model", self.hparams, MLPModule)
+        refuse(conflicts(self.hparams))
         shape = (embedding_dim, hidden_dim, num_layers, residual, direct, tied)
         self.network = MLP(vocab_size, context_size, *shape, dropout, embedding_dropout)
         self.dev_loss, self.test_loss = mean_loss(), mean_loss()
-        self.automatic_optimization = False  # K steps a call: we run backward and the optimizer ourselves
-        self.rates: Sequence[float] | None = None  # of all steps, where a range test takes the schedule's place
-        # Chosen when a fit starts; the step that has the rate is counted from 0.
-        self.learning_rate_at: Callable[[int], float] | None = None
-        self._fused: FusedSGD | None = None
+        # The learning rate of a step, counted from 0; chosen when training starts. A range test overrides it.
+        self.learning_rate_at: Callable[[int], float] = lambda step: learning_rate
+        self.lr_override: Callable[[int], float] | None = None
         self._dropout_seed = torch.initial_seed() % 2**32
-        self._losses: list[Tensor] = []  # of the steps since the last log point, (K,) for each call
+        self._losses: list[Tensor] = []  # since the last log point
+        self._rate = math.nan  # learning rate of the last step
 
     def forward(self, contexts: Tensor) -> Tensor:
         """Logits (B, V) for contexts (B, T)."""
@@ -111,103 +122,85 @@ class MLPModule(LightningModule):
 
     # -- training ------------------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> Optimizer:
-        """See `optim.build_optimizer`. The learning rate is set before every step."""
-        names = ("optimizer", "learning_rate", "momentum", "weight_decay", "decay_all")
-        return build_optimizer(self.network, **{name: self.hparams[name] for name in names})
-
-    def on_fit_start(self) -> None:
-        """Choose the schedule."""
-        s = self.hparams
-        check({"trainer.max_steps": self.trainer.max_steps, **{f"model.{name}": s[name] for name in s}}, {})
-        horizon = s["lr_decay_steps"] or self.trainer.max_steps
-        if horizon < 1:
-            raise SettingsError("model.lr_decay_steps: missing; a trainer without max_steps leaves no horizon")
-        names = ("learning_rate", "lr_schedule", "lr_drop_at", "lr_end_factor")
-        schedule = {name: s[name] for name in names}
-        schedule |= {"lr_decay_steps": horizon, "lr_warmup_steps": min(s["lr_warmup_steps"], horizon // 10)}
-        self.learning_rate_at = partial(learning_rate_at, **schedule) if self.rates is None else self.rates.__getitem__
-        self._losses.clear()  # an earlier fit may have ended between two log points
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """See `optim.build_optimizer`; the learning rate changes at every step."""
+        names = ("optimizer", "momentum", "weight_decay", "decay_all")
+        optimizer = build_optimizer(self.network, **{name: self.hparams[name] for name in names})
+        scheduler = LambdaLR(optimizer, lambda step: self.learning_rate_at(step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Choose the kind of step."""
-        self._fused = None
+        """Choose the schedule, now that the length of the run is known."""
+        self._losses.clear()  # an earlier fit may have ended between two log points
         s = self.hparams
-        extras = ("momentum", "dropout", "embedding_dropout", "direct", "tied")
-        classic = s["optimizer"] == "sgd" and s["num_layers"] == 1 and not any(s[name] for name in extras)
-        alone = self.trainer.world_size == 1 and self.trainer.precision in ("32-true", "64-true")
-        # A teacher's targets are probabilities. A plain Lightning Trainer may have no datamodule, or another one.
-        taught = getattr(getattr(self.trainer, "datamodule", None), "teacher", None) is not None
-        if s["handwritten_step"] and classic and alone and not taught and not torch.is_anomaly_enabled():
-            self._fused = FusedSGD(self.network, s["weight_decay"], s["decay_all"])
-            note = "SGD steps with gradients written by hand, no autograd; --model.handwritten_step false turns it off"
-            tqdm.write(note, file=sys.stderr)  # above a bar
+        horizon = s["lr_decay_steps"] or total_steps(self.trainer)
+        if horizon is None and s["lr_schedule"] != "constant":
+            raise SettingsError("model.lr_decay_steps: missing; neither max_steps nor max_epochs sets a horizon")
+        horizon = horizon or 10 * s["lr_warmup_steps"]
+        names = ("learning_rate", "lr_schedule", "lr_drop_at", "lr_end_factor")
+        schedule: Callable[[int], float] = partial(
+            learning_rate_at,
+            lr_decay_steps=horizon,
+            lr_warmup_steps=min(s["lr_warmup_steps"], horizon // 10),
+            **{name: s[name] for name in names},
+        )
+        self.learning_rate_at = self.lr_override or schedule
+        # The state of optimizer or scheduler may be that of a run with other settings, which was resumed.
+        set_learning_rate(self.trainer.optimizers[0], self.learning_rate_at(self.global_step))
 
-    def training_step(self, chunk: Chunk) -> None:
-        """K optimizer steps: contexts (K, B, T), targets (K, B); of W processes, each has its B/W rows."""
-        contexts, targets = chunk
-        steps = range(self.global_step, self.global_step + len(targets))
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, Optimizer) and self.learning_rate_at is not None
-        rates = [self.learning_rate_at(step) for step in steps]
-        if self._fused is not None:
-            losses = self._fused.run(contexts, targets, rates)
-            set_learning_rate(optimizer, rates[-1])  # as if it had taken the steps
-        else:
-            each = zip(contexts, targets, rates, steps, strict=True)
-            losses = torch.stack([self._step(optimizer, *kth) for kth in each])
-        self._losses.append(losses)
-        # `trainer.global_step`, and with it `max_steps` and checkpoints, reads this private counter of Lightning's. Its
-        # own wrapper of the optimizer counts too, at a cost of its own for every step.
-        self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_by(len(steps))
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # not declared
-            self._log_training()
-
-    def _step(self, optimizer: Optimizer, contexts: Tensor, targets: Tensor, rate: float, step: int) -> Tensor:
-        """One step through autograd: contexts (B, T), targets (B,) or (B, V). Returns the mean loss before it."""
-        set_learning_rate(optimizer, rate)
+    def training_step(self, batch: Batch) -> Tensor:
+        """The mean loss () of a batch: contexts (B/W, T) and targets (B/W,), or a teacher's probabilities (B/W, V)."""
         if self.hparams["dropout"] or self.hparams["embedding_dropout"]:
-            # A function of (seed, step, process), so that a resumed run drops the same units. The generator of this
-            # device alone: torch.manual_seed visits those of all kinds, which takes longer than a small step.
-            device = contexts.device
-            generator = torch.default_generator if device.type == "cpu" else torch.get_device_module(device)
-            generator.manual_seed(random.Random(f"{self._dropout_seed}/{step}/{self.global_rank}").getrandbits(32))
-        loss = self.network.loss(contexts, targets)
-        optimizer.zero_grad()
-        self.manual_backward(loss)  # several processes average their gradients
-        optimizer.step()
-        return loss.detach()
+            # A function of (seed, step, process), so that a resumed run drops the same units. With accumulation, a step
+            # has several batches: their number counts, which is that of the step otherwise.
+            number = self.trainer.fit_loop.total_batch_idx
+            seed = f"{self._dropout_seed}/{number}/{self.global_rank}"
+            self.network.seed_dropout(random.Random(seed).getrandbits(32))
+        loss = self.network.loss(*batch)
+        self._losses.append(loss.detach())
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Note the learning rate, and log at every multiple of `log_every_n_steps`."""
+        self._rate = optimizer.param_groups[0]["lr"]
+        step = self.global_step + 1  # the one that the optimizer is about to take
+        if step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # public, but not declared
+            self._log_training(step)
 
     def on_validation_start(self) -> None:
-        """A validation is a log point."""
+        """Log what is left: every validation is a log point too, so that a checkpoint need not keep losses."""
         if self._losses:
-            self._log_training()
+            self._log_training(self.global_step)
 
-    def _log_training(self) -> None:
-        """Log the mean loss over the steps since the last log point, and the learning rate.
+    def _log_training(self, step: int) -> None:
+        """Log the mean loss since the last log point, and the learning rate of the last step.
 
         Raises TrainingError if one of the losses is NaN or infinite.
         """
-        assert self.learning_rate_at is not None
-        losses = torch.cat(self._losses)  # on the device until here: reading one would wait for it
+        losses = torch.hstack(self._losses)  # on the device until here: reading one would wait for it
         self._losses.clear()
         if self.trainer.world_size > 1:
             losses = cast(Tensor, self.trainer.strategy.reduce(losses))
         losses = losses.double().cpu()
         if not losses.isfinite().all():
-            step = self.global_step - len(losses) + int(losses.isfinite().logical_not().nonzero()[0])
+            first = int(losses.isfinite().logical_not().nonzero()[0])
+            at = step - (len(losses) - 1 - first) // self.trainer.accumulate_grad_batches
             raise TrainingError(
-                f"train loss is {losses[step - self.global_step]} at step {step + 1:,}, where the learning rate is "
-                f"{self.learning_rate_at(step):g}; try a lower model.learning_rate. The checkpoints are unchanged"
+                f"train loss is {losses[first]} at step {at:,}, where the learning rate is "
+                f"{self.learning_rate_at(at - 1):g}; try a lower model.learning_rate. The checkpoints are unchanged"
             )
-        self.trainer.callback_metrics["train/loss"] = losses.mean()
-        self._log({"train/loss": losses.mean().item(), "lr": self.learning_rate_at(self.global_step - 1)})
+        self.log("train/loss", losses.mean(), logger=False, prog_bar=True)  # for callbacks and bars
+        self._write({"train/loss": losses.mean().item(), "lr": self._rate}, step)
 
-    def _log(self, values: dict[str, float]) -> None:
-        if self.trainer.sanity_checking:  # a plain Lightning Trainer's, on two batches
-            return
-        for logger in self.loggers:  # not self.log, whose x axis counts calls of training_step
-            logger.log_metrics(values, step=self.global_step)
+    def _write(self, values: dict[str, float], step: int) -> None:
+        """Write values to the loggers, at the number of steps taken.
+
+        Not by `self.log`: with Lightning, the first step is 0, and the values of a step are written only after the
+        checkpoints of that step, so that a run that was killed in between would lack them.
+        """
+        if not self.trainer.sanity_checking:
+            for logger in self.loggers:
+                logger.log_metrics(values, step=step)
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
@@ -245,19 +238,19 @@ class MLPModule(LightningModule):
             f"{split}/perplexity": nll.perplexity,
             f"{split}/bits_per_token": nll.bits_per_token,
         }
-        # Where checkpoints and callbacks look; as tensors, since Lightning would round floats to float32.
-        self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}, logger=False)
-        self._log(values)
+        fitting = self.trainer.state.fn == "fit"
+        for name, value in values.items():
+            # As tensors, since Lightning would round floats to float32. All processes have the same value already.
+            exact = torch.tensor(value, dtype=torch.float64, device=self.device)
+            self.log(name, exact, logger=not fitting, prog_bar=name.endswith("/loss"), sync_dist=True)
+        if fitting:
+            self._write(values, self.global_step)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what tells a checkpoint of ours from others; Lightning adds `hyper_parameters`."""
-        # A plain Lightning Trainer has no settings of ours.
-        checkpoint[KEY] = {
-            "format_version": FORMAT_VERSION[".ckpt"],
-            "trainer": getattr(self.trainer, "run_settings", {}),
-        }
+        checkpoint.setdefault(KEY, {})["format_version"] = FORMAT_VERSION[".ckpt"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning turns the network into float64 after it has loaded the weights, which would round them."""

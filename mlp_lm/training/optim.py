@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from lightning.pytorch import Trainer
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -11,9 +12,9 @@ from mlp_lm.models.network import MLP
 
 
 def build_optimizer(
-    network: MLP, *, optimizer: str, learning_rate: float, momentum: float, weight_decay: float, decay_all: bool
+    network: MLP, *, optimizer: str, momentum: float, weight_decay: float, decay_all: bool
 ) -> Optimizer:
-    """SGD or AdamW over the weights of `network`.
+    """SGD or AdamW over the weights of `network`, with 1 as the learning rate that a schedule of factors multiplies.
 
     Weight decay shrinks the weight matrices alone unless `decay_all`: a bias or an embedding is not made
     simpler by being smaller, and a rare token's embedding would fade between its appearances.
@@ -24,11 +25,11 @@ def build_optimizer(
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if optimizer == "sgd":
-        return SGD(groups, lr=learning_rate, momentum=momentum, fused=True)
+        return SGD(groups, lr=1.0, momentum=momentum, fused=True)
     # A run of a few thousand steps is over before an average over 1,000 of them has settled. But a word of a large
     # vocabulary is the target once in thousands of tokens, and an average over 100 steps forgets in between how large
     # its gradients are: with V = 16,383, dev perplexity on Brown after one pass was 424 with 0.99, 347 with 0.999.
-    return AdamW(groups, lr=learning_rate, betas=(0.9, 0.999 if network.large_vocab else 0.99), fused=True)
+    return AdamW(groups, lr=1.0, betas=(0.9, 0.999 if network.large_vocab else 0.99), fused=True)
 
 
 def learning_rate_at(
@@ -53,6 +54,17 @@ def learning_rate_at(
         progress = min(step / lr_decay_steps, 1.0)
         return rate * (lr_end_factor + (1 - lr_end_factor) * 0.5 * (1 + math.cos(math.pi * progress)))
     return rate
+
+
+def total_steps(trainer: Trainer) -> int | None:
+    """Optimizer steps of a whole run, by max_steps or max_epochs, whichever ends first; None if neither is set.
+
+    Known once training starts. Lightning's `estimated_stepping_batches` makes a resumed loader lose its position.
+    """
+    limits = [trainer.max_steps] if trainer.max_steps > 0 else []
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        limits.append(trainer.max_epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+    return min(limits, default=None)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:

@@ -21,6 +21,7 @@ from mlp_lm.text.vocab import counted, printable
 from mlp_lm.text.windows import eval_batch_size
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
+from mlp_lm.training.optim import total_steps
 
 NUM_SAMPLES, TEXT_TOKENS = 10, 100
 
@@ -32,8 +33,6 @@ def build_report(
     *,
     seconds: float,
     first_step: int,
-    steps: int,
-    max_steps: int,
     with_test: bool,
     seed: int,
 ) -> dict[str, Any]:
@@ -45,8 +44,6 @@ def build_report(
         data: Its data.
         seconds: Wall time of training, over all fits of the run.
         first_step: Where this fit began; 0 unless it resumed a run.
-        steps: Of the whole run so far.
-        max_steps: How many were planned.
         with_test: Whether to read test.
         seed: Of the samples.
     """
@@ -71,8 +68,8 @@ def build_report(
         "threads": torch.get_num_threads(),
         "device": str(module.trainer.strategy.root_device),  # the module is back on the CPU
         "first_step": first_step,
-        "steps": steps,
-        "max_steps": max_steps,
+        "steps": module.trainer.global_step,
+        "max_steps": total_steps(module.trainer) or module.trainer.global_step,
         "seconds": round(seconds, 2),
         "samples": [{"text": str(sample), "seen_in": sample.seen_in} for sample in samples],
         "settings": {"seed_everything": seed, "data": dict(data.hparams), "model": dict(module.hparams)},

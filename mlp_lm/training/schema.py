@@ -48,6 +48,10 @@ def config_schema() -> dict[str, Any]:
         parser.add_argument(f"--trainer.{name}", type=Any)
     schema: dict[str, Any] = json.loads(parser.get_completion_script("jsonschema"))
     schema["properties"]["seed_everything"] |= SEED.as_schema()
+    for section in schema["properties"].values():
+        for setting in section.get("properties", {}).values():
+            if isinstance(setting.get("type"), list):
+                setting["type"].sort()  # jsonargparse's order depends on what is installed
     for name, limits in section_ranges().items():
         section, _, setting = name.partition(".")
         properties = schema["properties"][section]["properties"]

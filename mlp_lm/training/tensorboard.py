@@ -15,12 +15,13 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from mlp_lm.models.language_model import LanguageModel
+from mlp_lm.models.network import SATURATED
 from mlp_lm.models.sampling import Sampling
-from mlp_lm.models.views import SATURATED, embedding_table
 from mlp_lm.runs import CONFIG, starred
-from mlp_lm.training.callbacks import Checkpoints
+from mlp_lm.training.callbacks import Checkpoints, in_training
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
+from mlp_lm.training.optim import total_steps
 
 LOWEST = "dev/lowest_loss"  # of a run, one point at its end
 NUM_SAMPLES = 20
@@ -35,6 +36,7 @@ class TensorBoardExtras(Callback):
     def __init__(self, checkpoints: Checkpoints) -> None:
         """`checkpoints` know the lowest dev loss so far and the run's folder."""
         self.checkpoints = checkpoints
+        self.ended = False  # whether the end of the run is written
         self.model: LanguageModel | None = None  # follows the network while that is trained
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,7 +56,7 @@ class TensorBoardExtras(Callback):
         if trainer.global_step == 0:  # a second time, they would be another run's
             settings = {f"data.{name}": value for name, value in data.hparams.items()}
             settings |= {f"model.{name}": value for name, value in module.hparams.items()}
-            settings["trainer.max_steps"] = trainer.max_steps
+            settings["trainer.max_steps"] = total_steps(trainer)
             settings = {name: value for name, value in settings.items() if value is not None}
             # Lightning's own way, and SummaryWriter's, would begin the curves of the metrics with a made-up point.
             experiment, session, _ = hparams(settings, dict.fromkeys(["dev/loss", LOWEST]))  # type: ignore[no-untyped-call]
@@ -62,14 +64,15 @@ class TensorBoardExtras(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What changes during training; Lightning has put the network into evaluation mode."""
-        if trainer.state.fn != "fit" or not trainer.is_global_zero:
+        if not in_training(trainer) or not trainer.is_global_zero:
             return
         step, dev_loss = trainer.global_step, trainer.callback_metrics["dev/loss"].item()
         if not math.isfinite(dev_loss):  # `Checkpoints` ends the run; TensorBoard has no histogram of NaN
             return
         writer, data, module = _parts(trainer, pl_module)
         with _one_thread():
-            if step == trainer.max_steps:  # before the last checkpoint: no run that is killed after it lacks its end
+            if trainer.should_stop:  # before the last checkpoint: no run that is killed after it lacks its end
+                self.ended = True
                 _write_end(writer, min(dev_loss, self.checkpoints.best_dev_loss), step)
             for name, weights in module.network.named_parameters():
                 writer.add_histogram(f"weights/{name}", _thinned(weights), step)
@@ -87,10 +90,11 @@ class TensorBoardExtras(Callback):
         if not trainer.is_global_zero:
             return
         from mlp_lm.figures import networks  # here: most of a run does without
+        from mlp_lm.models.views import embedding_table
 
         step = trainer.global_step
         writer, data, module = _parts(trainer, pl_module)
-        if step < trainer.max_steps:  # EarlyStopping or max_time
+        if not self.ended:
             _write_end(writer, self.checkpoints.best_dev_loss, step)
         table, labels = embedding_table(module.network, data.corpus.vocab)
         writer.add_figure("embedding map", networks.draw_embeddings(table, labels), step, close=False)

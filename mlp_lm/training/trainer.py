@@ -1,7 +1,4 @@
-"""Lightning's Trainer with steps as its unit.
-
-The one thing that is unusual: a Lightning epoch is the stretch from one validation to the next, and the loader ends it.
-"""
+"""Lightning's Trainer with our defaults: lengths and intervals in steps, whole checkpoints, few threads."""
 
 from __future__ import annotations
 
@@ -19,20 +16,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch import Trainer as LightningTrainer
-from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
-    Checkpoint,
-    DeviceStatsMonitor,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    ProgressBar,
-    StochasticWeightAveraging,
-    ThroughputMonitor,
-    Timer,
-    WeightAveraging,
-)
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from torch.distributed import DistError
 
@@ -42,66 +26,53 @@ from mlp_lm.training.callbacks import AtomicCheckpointIO, Progress
 
 T = TypeVar("T")
 
-MAX_STEPS, PASSES = 3000, 20  # over train, by default
+MAX_STEPS, EPOCHS = 3000, 20  # of training, by default
 SMALL_STEP = 2**22  # multiply-adds of a forward pass, about: batch size times weights
-
-# What Lightning's Trainer has and ours has not, and why.
-COUNTS_CALLS = "it counts calls of training_step, each of which runs several steps"
-NOT_OURS = {
-    "max_epochs": "the length of a run is trainer.max_steps",
-    "min_epochs": "the length of a run is counted in steps: trainer.min_steps",
-    "limit_train_batches": f"{COUNTS_CALLS}; use trainer.max_steps",
-    "overfit_batches": f"{COUNTS_CALLS}; use a small file as data.path",
-    "check_val_every_n_epoch": "the interval is trainer.val_check_interval, in steps",
-    "num_sanity_val_steps": "settings and data are checked before the first step",
-    "accumulate_grad_batches": "manual optimization cannot do it; raise data.batch_size",
-    "gradient_clip_val": "manual optimization cannot do it; lower model.learning_rate",
-    "gradient_clip_algorithm": "manual optimization cannot do it; lower model.learning_rate",
-    "enable_checkpointing": "a run always keeps last.ckpt and best.ckpt",
-    "use_distributed_sampler": "processes share out each batch by themselves",
-    "reload_dataloaders_every_n_epochs": "the data never change during a run",
-    "fast_dev_run": f"{COUNTS_CALLS}; use a small trainer.max_steps",
+UNSUPPORTED_ARGUMENTS = {  # of Lightning's Trainer, and why
+    "enable_checkpointing": "a run always keeps last.ckpt and best.ckpt; fast_dev_run writes no files",
     "barebones": "a run needs the checkpoints and losses that it turns off",
-}
-CALLBACKS_NOT_OURS: dict[type[Callback], str] = {
-    WeightAveraging: COUNTS_CALLS,
-    DeviceStatsMonitor: COUNTS_CALLS,
-    ThroughputMonitor: COUNTS_CALLS,
-    ProgressBar: f"{COUNTS_CALLS}; trainer.enable_progress_bar shows a bar in steps",
-    LearningRateMonitor: "the learning rate is logged as lr",
-    LearningRateFinder: "use the command lr-find",
-    BatchSizeFinder: "set data.batch_size",
-    GradientAccumulationScheduler: NOT_OURS["accumulate_grad_batches"],
-    StochasticWeightAveraging: "manual optimization cannot do it",
-    Timer: "use trainer.max_time",
+    "reload_dataloaders_every_n_epochs": "the data never change during a run",
+    "use_distributed_sampler": "each process takes its rows of every batch",
 }
 
 
 def run_length(
-    max_steps: int | None, val_check_interval: int | None, steps_per_pass: float = math.inf
-) -> tuple[int, int]:
-    """`max_steps` and `val_check_interval`, chosen where they are None, for a train split of `steps_per_pass` steps.
+    steps_per_epoch: float,
+    max_steps: int | None,
+    val_check_interval: int | float | None,
+    max_epochs: int | None = None,
+    check_val_every_n_epoch: int | None = None,
+) -> tuple[int | None, int | float]:
+    """`max_steps` and `val_check_interval`, chosen where they are None, for a train split of `steps_per_epoch` steps.
 
-    A small text is soon memorised: of 5 to 60 passes with the other settings at their defaults, 20 were best, or within
+    A small text is soon memorised: of 5 to 60 epochs with the other settings at their defaults, 20 were best, or within
     0.05 nats of it, for lists of 50, 200, 600, 2,000 and 5,000 items.
     """
-    if max_steps is None:
-        max_steps = max(1, round(min(PASSES * steps_per_pass, MAX_STEPS)))
-    return max_steps, min(-(-max_steps // 12), 250) if val_check_interval is None else val_check_interval
+    if max_steps is None and max_epochs is None:
+        max_steps = max(1, round(min(EPOCHS * steps_per_epoch, MAX_STEPS)))
+    if val_check_interval is None and check_val_every_n_epoch is None:
+        ends = [max_steps] if max_steps is not None else []
+        ends += [max_epochs * math.ceil(steps_per_epoch)] if max_epochs is not None and max_epochs > 0 else []
+        val_check_interval = min(-(-min(ends, default=MAX_STEPS) // 12), 250)
+    return max_steps, 1.0 if val_check_interval is None else val_check_interval
 
 
 class Trainer(LightningTrainer):
-    """A Trainer that counts optimizer steps; everything else is Lightning's."""
+    """Lightning's Trainer with other defaults; what is said of it in Lightning's manual holds."""
 
     def __init__(
         self,
         *,
         max_steps: Annotated[int, COUNT] | None = None,
-        val_check_interval: Annotated[int, COUNT] | None = None,
+        max_epochs: Annotated[int, COUNT] | None = None,
+        val_check_interval: int | float | None = None,
+        check_val_every_n_epoch: Annotated[int, COUNT] | None = None,
         log_every_n_steps: Annotated[int, COUNT] = 25,
+        accumulate_grad_batches: Annotated[int, COUNT] = 1,
+        num_sanity_val_steps: int = 0,
         accelerator: str = "auto",
         devices: list[int] | str | int = 1,
-        precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true",
+        precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true",
         num_threads: Annotated[int, Range(1, 1024)] | None = None,
         logger: Logger | Iterable[Logger] | bool = True,
         callbacks: list[Callback] | Callback | None = None,
@@ -113,10 +84,15 @@ class Trainer(LightningTrainer):
         """How long to train, on which devices, and what to log.
 
         Args:
-            max_steps: Steps to train for; null means 20 passes over train, at least one step and at most 3,000.
-            val_check_interval: Steps between two validations, after which checkpoints are written; null means a twelfth
-                of max_steps, at most 250.
+            max_steps: Optimizer steps to train for. Without max_epochs, null means 20 epochs, at least one step and at
+                most 3,000.
+            max_epochs: Epochs to train for, if max_steps does not end the run before.
+            val_check_interval: Steps between two validations, after which checkpoints are written; or a share of an
+                epoch, such as 0.5. Null means a twelfth of the run, at most 250 steps.
+            check_val_every_n_epoch: Validate in every n-th epoch only, at its end or at each val_check_interval of it.
             log_every_n_steps: Steps between two points of the training curve; a point is their mean loss.
+            accumulate_grad_batches: Batches whose gradients make up one step.
+            num_sanity_val_steps: Batches of dev to evaluate before the first step, to find mistakes early.
             accelerator: cpu, cuda, mps or another that Lightning knows; auto takes CUDA if there is one, else the CPU.
             devices: Number of devices on each machine, or their indices; each gets a process, on the CPU too.
             precision: Number format of the network; bf16-mixed multiplies 16-bit numbers, which is fast on GPUs, and on
@@ -133,77 +109,56 @@ class Trainer(LightningTrainer):
         Raises:
             SettingsError: A setting is invalid or asks for a device that is not there.
         """
-        if refused := [f"trainer.{name}: {NOT_OURS[name]}" for name in kwargs if name in NOT_OURS]:
+        if refused := [f"trainer.{n}: {UNSUPPORTED_ARGUMENTS[n]}" for n in kwargs if n in UNSUPPORTED_ARGUMENTS]:
             raise SettingsError("; ".join(refused))
+        counts = {"max_steps": max_steps, "log_every_n_steps": log_every_n_steps, "num_threads": num_threads}
+        check_section("trainer", counts, Trainer)
         self.num_threads = num_threads
-        max_steps, val_check_interval = run_length(max_steps, val_check_interval)
-        self.steps_per_validation = val_check_interval
-        # What defines a run, and not the machine: kept in its checkpoints.
-        self.run_settings = {
-            "max_steps": max_steps,
-            "val_check_interval": val_check_interval,
-            "log_every_n_steps": log_every_n_steps,
-            "precision": precision,
-        }
-        check_section("trainer", {**self.run_settings, "num_threads": num_threads}, Trainer)
         self._omp_num_threads = os.environ.get("OMP_NUM_THREADS")  # before Lightning sets it for several processes
         if accelerator == "auto":  # Lightning would pick MPS on a Mac, which is slower than its CPU here
             accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+        if isinstance(val_check_interval, float) and check_val_every_n_epoch is None:
+            check_val_every_n_epoch = 1  # a share is one of an epoch
+        if isinstance(val_check_interval, int) and check_val_every_n_epoch is None:
+            val_check_interval *= accumulate_grad_batches  # Lightning counts batches
         callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks] if callbacks else []
-        for callback in callbacks:
-            for kind, reason in CALLBACKS_NOT_OURS.items():
-                if isinstance(callback, kind):
-                    raise SettingsError(f"trainer.callbacks: found {type(callback).__name__}; {reason}")
-            if isinstance(callback, ModelCheckpoint) and not callback.every_n_epochs:
-                raise SettingsError(f"trainer.callbacks: every_n_train_steps of ModelCheckpoint: {COUNTS_CALLS}")
-        if enable_progress_bar:
+        if enable_progress_bar and not any(isinstance(callback, ProgressBar) for callback in callbacks):
             callbacks.append(Progress())
         plugins = [AtomicCheckpointIO(), *(plugins if isinstance(plugins, list) else [plugins] if plugins else [])]
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
             plugins.append(SLURMEnvironment(auto_requeue=False))  # else it requeues from inside a signal handler
         try:
             super().__init__(
-                max_steps=max_steps,
+                max_steps=-1 if max_steps is None else max_steps,
+                max_epochs=max_epochs,
+                val_check_interval=val_check_interval,
+                check_val_every_n_epoch=check_val_every_n_epoch,
                 log_every_n_steps=log_every_n_steps,
+                accumulate_grad_batches=accumulate_grad_batches,
+                num_sanity_val_steps=num_sanity_val_steps,
                 accelerator=accelerator,
                 devices=devices,
                 precision=precision,
                 logger=logger,
                 callbacks=callbacks,
                 plugins=plugins,
-                enable_progress_bar=False,  # Lightning's counts calls
+                enable_progress_bar=enable_progress_bar,
                 enable_model_summary=enable_model_summary,
+                # Those of a run are added once it has a folder; by default Lightning would add one of its own.
                 enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-                # From here on, what is in NOT_OURS.
-                max_epochs=-1,
-                min_epochs=None,
-                limit_train_batches=None,
-                overfit_batches=0.0,
-                check_val_every_n_epoch=1,
-                num_sanity_val_steps=0,
-                accumulate_grad_batches=1,
-                gradient_clip_val=None,
-                gradient_clip_algorithm=None,
                 use_distributed_sampler=False,
                 reload_dataloaders_every_n_epochs=0,
-                fast_dev_run=False,
                 barebones=False,
                 **kwargs,
             )
         except (MisconfigurationException, ImportError, TypeError, ValueError, RuntimeError) as error:
             raise SettingsError(f"trainer: {error}") from error
-        if 0 in (self.limit_val_batches, self.limit_test_batches, self.limit_predict_batches):
-            raise SettingsError("trainer.limit_val_batches, limit_test_batches, limit_predict_batches must be above 0")
         wanted = self.num_devices * self.num_nodes
         if TorchElasticEnvironment.detect() and (started := TorchElasticEnvironment().world_size()) != wanted:
             raise SettingsError(
                 f"trainer.devices: found {self.num_devices} on each of {self.num_nodes} nodes, but torchrun started "
                 f"{started} processes; expected its --nproc_per_node, and its --nnodes as trainer.num_nodes"
             )
-
-    def validates_at(self, step: int) -> bool:
-        """Whether a validation follows `step` steps."""
-        return step % self.steps_per_validation == 0 or step == self.max_steps
 
     def set_threads(self, batch_size: int, num_weights: int) -> None:
         """Set the number of CPU threads, for steps of `batch_size` windows on a network of `num_weights` weights.
@@ -234,8 +189,8 @@ class Trainer(LightningTrainer):
         except (ValueError, RuntimeError) as error:
             raise SettingsError(f"trainer.devices: the processes could not be started: {error}") from error
 
-    def by_first(self, work: Callable[[], T]) -> T:
-        """The result of `work`, done by the first process alone; all get it, or raise the MlpLmError that it raised."""
+    def run_on_rank_zero(self, work: Callable[[], T]) -> T:
+        """Run `work` on rank 0 and broadcast its result, or the MlpLmError that it raised."""
         results: list[T | MlpLmError] = []
         if self.is_global_zero:
             try:

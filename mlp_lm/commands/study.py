@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -27,11 +28,11 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
+from mlp_lm.commands.fit import fit, prepare
 from mlp_lm.errors import Interrupted, MlpLmError, SettingsError, is_out_of_memory
 from mlp_lm.files import write_text
 from mlp_lm.runs import CONFIG, LOCK, read_report
-from mlp_lm.training import cli
-from mlp_lm.training.fit import Fit
+from mlp_lm.training.cli import lightning_session, torch_as_before
 
 JOURNAL, ASKED, FOLDER = "journal.log", "asked", "folder"
 PRUNERS: dict[Any, Any] = {False: pruners.NopPruner, "hyperband": pruners.HyperbandPruner}  # else the median
@@ -47,22 +48,6 @@ warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to b
 take_up = storages.RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
 
 
-class DryFit(Fit):
-    """Checks settings and data, and builds trainer and model; trains nothing."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Keep the settings before the length is chosen; refuse several processes before they start."""
-        self.text = self.config_text()
-        trainer = super().instantiate_trainer(**kwargs)
-        if trainer.world_size > 1:
-            raise SettingsError("trainer.devices: a run of a sweep takes one process; expected 1 on 1 node")
-        return trainer
-
-    def fit(self, **kwargs: Any) -> None:
-        """The run would start now; note what it would be trained on."""
-        self.text += f"# corpus {self.datamodule.corpus.fingerprint}\n"
-
-
 def checked(space: dict[str, Any], config: str | None) -> tuple[str, str]:
     """The config that all runs share, with the fingerprint of the corpus, and the name for the sweep's folder.
 
@@ -73,8 +58,11 @@ def checked(space: dict[str, Any], config: str | None) -> tuple[str, str]:
     found, problems = None, []
     for point in (first, *({**first, name: value} for name, values in ends.items() for value in values[1:])):
         try:
-            fit = run_fit(DryFit, point, *([f"--config={config}"] if config else []))
-            found = found or (fit.text, fit.run_name())
+            with lightning_session():
+                run = prepare([*([f"--config={config}"] if config else []), *flags(point)])
+            if run.trainer.world_size > 1:
+                raise SettingsError("trainer.devices: a run of a sweep takes one process; expected 1 on 1 node")
+            found = found or (f"{run.config_text()}# corpus {run.data.corpus.fingerprint}\n", run.name)
         except MlpLmError as error:
             problems.append(str(error))
     if found is None or problems:
@@ -82,17 +70,17 @@ def checked(space: dict[str, Any], config: str | None) -> tuple[str, str]:
     return found
 
 
-def run_fit(kind: Any, point: dict[str, Any], *args: str) -> Any:
-    """A fit with the settings of a point; numbers exactly."""
-    return cli.run(kind, ["fit", *args, *(f"--{name}={value}" for name, value in point.items())], "")
+def flags(point: dict[str, Any]) -> list[str]:
+    """The settings of a point as flags; numbers exactly."""
+    return [f"--{name}={value}" for name, value in point.items()]
 
 
 def tell(trial: optuna.Trial, trainer: Any, _: Any) -> None:
     """Tell a trial the dev loss of a validation, and end its run there if it is to be pruned."""
-    number = -(-trainer.global_step // trainer.steps_per_validation)  # hyperband counts validations
+    number = math.ceil((trainer.fit_loop.total_batch_idx + 1) / trainer.val_check_batch)  # hyperband counts validations
     trial.report(trainer.callback_metrics["dev/loss"].item(), number)
     # What is pruned stays so, whoever resumes the run: hyperband would not say it again.
-    if trainer.global_step < trainer.max_steps and ("pruned" in trial.user_attrs or trial.should_prune()):
+    if not trainer.should_stop and ("pruned" in trial.user_attrs or trial.should_prune()):
         trial.set_user_attr("pruned", True)
         trainer.should_stop = True  # as if the run were done, with all that it leaves
 
@@ -253,7 +241,7 @@ class Sweep:
                 told = [] if runs else [LambdaCallback(on_validation_end=partial(tell, trial))]
                 own = {"seed_everything": seed, "run_dir": run_dir, "report_test": False, "ckpt_path": "auto"}
                 with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-                    run_fit(partial(Fit, callbacks=told), trial.params | own, f"--config={self.folder / CONFIG}")
+                    fit([f"--config={self.folder / CONFIG}", *flags(trial.params | own)], callbacks=told)
             report: Any = read_report(run_dir)
             runs = [*runs, {name: report[name] for name in ("losses", "best_step", "weights", "seconds", "samples")}]
             trial.set_user_attr("runs", runs)
@@ -277,7 +265,7 @@ def work(sweep: Sweep, jobs: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: one that still imports is ended by us, in silence
         for process in others:
             process.start()
-        with cli.torch_as_before():
+        with torch_as_before():
             sweep.work(threads)
         for process in others:
             process.join()

@@ -1,0 +1,99 @@
+"""What a checkpoint fixes, and what a run that is resumed from it may change."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlp_lm import runs
+from mlp_lm.errors import CheckpointError
+from mlp_lm.models import checkpoint
+from mlp_lm.settings import Settings
+
+FIXED_BY_WEIGHTS = dict.fromkeys(
+    (
+        "data.context_size",
+        "model.embedding_dim",
+        "model.hidden_dim",
+        "model.num_layers",
+        "model.residual",
+        "model.direct",
+        "model.tied",
+    ),
+    "its weights were trained with that",
+)
+FIXED_ON_RESUME = FIXED_BY_WEIGHTS | {
+    "seed_everything": "the order of its examples follows from it",
+    "data.batch_size": "its position in the data depends on the batch size",
+    "data.steps_per_execution": "its position in the run counts such calls",
+    **{
+        f"data.{name}": "its tokens follow from it"
+        for name in ("layout", "tokens", "newlines", "lowercase", "min_count", "max_vocab_size", "vocab_from")
+    },
+    "data.unique": "its split follows from it",
+    "data.split_seed": "its split follows from it",
+    "data.teacher": "its targets follow from it",
+    "data.teacher_items": "what it trains on follows from it",
+    "model.optimizer": "its optimizer has a state",
+    "model.momentum": "its optimizer has a state",
+    "model.weight_decay": "a different value would make it a different run",
+    "model.decay_all": "a different value would make it a different run",
+    "model.dropout": "a different value would make it a different run",
+    "model.embedding_dropout": "a different value would make it a different run",
+    "trainer.precision": "a different value would make it a different run",
+    "trainer.accumulate_grad_batches": "its position in the data depends on it",
+}
+
+
+def flatten(nested: Settings) -> dict[str, Any]:
+    """Settings by their full names, `model.dropout`, from the sections of a config."""
+    flat: dict[str, Any] = {}
+    for section, values in nested.items():
+        flat |= {f"{section}.{n}": v for n, v in values.items()} if isinstance(values, dict) else {section: values}
+    return flat
+
+
+def changed(settings: Settings, trained_with: Settings, fixed: Mapping[str, str]) -> Iterator[str]:
+    """Describe each setting in `fixed` that differs from the checkpoint's, and why it may not."""
+    for name, reason in fixed.items():
+        if settings[name] != trained_with[name]:
+            yield (
+                f"{name}: found {settings[name]!r}, but the checkpoint has {trained_with[name]!r} ({reason}); "
+                "leave it out"
+            )
+
+
+def resume_problems(path: Path, content: checkpoint.Content, settings: Settings, auto: bool) -> Iterator[str]:
+    """Describe why a run cannot be resumed from a checkpoint with these settings, or would lose what it has reached.
+
+    Args:
+        path: The checkpoint to resume from.
+        content: What it holds.
+        settings: Those of the resumed run, by their full names.
+        auto: Whether a run that has ended may have its report once more, as when a job is started again.
+    """
+    step, limit, folder = content["global_step"], settings["trainer.max_steps"], runs.run_folder(path)
+    if limit is None:
+        if settings["trainer.max_epochs"] is None:
+            yield "trainer.max_steps: missing; it is not in this checkpoint, which fit did not write; set the total"
+        return
+    if step > limit:
+        yield f"trainer.max_steps: found {limit:,}, but the checkpoint is at step {step:,} already"
+    last = runs.last_checkpoint(folder)
+    if last.exists() and not path.samefile(last):
+        try:
+            reached = checkpoint.read(last)["global_step"]
+        except CheckpointError:  # what is left of a damaged run may be resumed
+            reached = -1
+        if reached > step:
+            yield (
+                f"ckpt_path: {path} is at step {step:,}, but its run has reached step {reached:,}, which would be "
+                f"lost; resume {last}, or copy the file into a new folder and resume the copy"
+            )
+    if step == limit and (folder / runs.REPORT).exists() and not auto:
+        names = ["trainer.max_steps"] + ["model.lr_decay_steps"] * (settings["model.lr_decay_steps"] is not None)
+        longer = [f"--{name}={limit + max(1, limit // 2)}" for name in names]
+        command = shlex.join(["python", "-m", "mlp_lm", "fit", f"--ckpt_path={path}", *longer])
+        yield f"trainer.max_steps: found {limit:,}, at which this run has ended; to train on: {command}"
