@@ -9,7 +9,7 @@ Everything runs in processes of its own, in turn, on the lecture split of names.
     lightning    what a user would first write: DataLoader over a TensorDataset, automatic optimization, self.log,
                  StepLR, the default bar, logger and checkpoints
     ours         `fit --config configs/lecture.yaml`: validation, checkpoints, TensorBoard, as shipped
-    ours …       the same through autograd, or with K = 1
+    ours, K = 1  the same in Lightning's own loop, one step a call, through autograd
 
 Rivals run with one thread and with all cores, and the better median counts; ours chooses for itself. Times of a loop
 are from its first step to its last, those of ours from the call of Trainer.fit to its return; whole processes are timed
@@ -169,9 +169,7 @@ RIVALS: dict[str, Callable[[str, int, int], Result]] = {
     "lecture": lecture,
     "lightning": lightning,
     "ours": ours,
-    "ours, autograd": ours_with("--model.handwritten_step=false"),
     "ours, K = 1": ours_with("--data.steps_per_execution=1"),
-    "ours, K = 1, autograd": ours_with("--data.steps_per_execution=1", "--model.handwritten_step=false"),
     "names": ours_with(config="names"),
     "names, nothing logged": ours_with("--trainer.logger=false", config="names"),
 }

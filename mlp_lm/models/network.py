@@ -130,7 +130,7 @@ class MLP(nn.Module):
         The table of a large vocabulary, or one that is the output weight too, starts with a standard deviation of 0.1,
         and so do the pre-activations of the first layer: a rare token's embedding moves in few steps of one size, so
         that a large random one would stay random. MLP9 of configs/bengio.yaml reached a dev perplexity of 333 after
-        one pass over Brown; with a standard deviation of 1 it was 402, and 347 where a first layer ten times larger
+        one epoch of Brown; with a standard deviation of 1 it was 402, and 347 where a first layer ten times larger
         made up for the smaller table.
         """
         table_std = 0.1 if self.large_vocab or self.tied else 1.0

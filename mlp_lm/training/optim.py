@@ -28,7 +28,7 @@ def build_optimizer(
         return SGD(groups, lr=1.0, momentum=momentum, fused=True)
     # A run of a few thousand steps is over before an average over 1,000 of them has settled. But a word of a large
     # vocabulary is the target once in thousands of tokens, and an average over 100 steps forgets in between how large
-    # its gradients are: with V = 16,383, dev perplexity on Brown after one pass was 424 with 0.99, 347 with 0.999.
+    # its gradients are: with V = 16,383, dev perplexity on Brown after one epoch was 424 with 0.99, 347 with 0.999.
     return AdamW(groups, lr=1.0, betas=(0.9, 0.999 if network.large_vocab else 0.99), fused=True)
 
 
