@@ -178,7 +178,7 @@ def test_a_failed_export_leaves_what_was_there(
     (tmp_path / "page.html").write_text("before")
     monkeypatch.setattr("mlp_lm.exports.page.TOLERANCE", -1.0)
     assert "not written, as its log-probabilities differ by" in error_of(args, capsys)
-    monkeypatch.setattr("mlp_lm.exports.page._web", lambda name: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr("mlp_lm.exports.page._text", lambda name: (_ for _ in ()).throw(OSError(28, "No space left")))
     assert "page.html: cannot be written (No space left)" in error_of(args, capsys)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("page.html", "before")]
 

@@ -40,7 +40,8 @@ def test_the_wheel_contains_the_bundled_names_and_their_licence(checkout: Path, 
     (wheel,) = tmp_path.glob("*.whl")
     content = zipfile.ZipFile(wheel)
     licence = f"mlp_lm-{__version__}.dist-info/licenses/LICENSE"
-    data = {"mlp_lm/text/names.txt", "mlp_lm/text/names.md", "mlp_lm/py.typed", "mlp_lm/web/page.html", licence}
+    page = {f"mlp_lm/exports/page/{name}" for name in ("page.html", "page.css", "app.js")}
+    data = {"mlp_lm/text/names.txt", "mlp_lm/text/names.md", "mlp_lm/py.typed", licence, *page}
     assert data <= set(content.namelist())
     assert content.read("mlp_lm/text/names.txt") == (ROOT / "mlp_lm" / "text" / "names.txt").read_bytes()
     assert not any(name.startswith(("tests/", "scripts/", "configs/")) for name in content.namelist())

@@ -1,4 +1,4 @@
-"""A model as one web page: `mlp_lm/web/` put together, and one block of data filled in.
+"""A model as one web page: the files of this folder put together, and one block of data filled in.
 
 The data are JSON; arrays are {"dtype", "shape", "data"}, with the numbers little-endian, gzipped and in base64.
 Matrices of a large network are 16-bit whole numbers with one of "scales" a row: on words of Brown, log-probabilities
@@ -47,7 +47,7 @@ def write(path: Path, model: LanguageModel | None, details: Details) -> None:
     # Nothing in the data may end the script element that they stand in.
     text = json.dumps(data, ensure_ascii=False, allow_nan=False)
     pieces = {"data": text.replace("<", r"\u003c")}
-    page = re.sub(r"/\* ([a-z.]+) \*/", lambda found: pieces.get(found[1]) or _web(found[1]).strip(), _web("page.html"))
+    page = re.sub(r"/\* ([a-z.]+) \*/", lambda found: pieces.get(found[1]) or _text(found[1]).strip(), _text("page.html"))
     path.write_text(page, encoding="utf-8")
 
 
@@ -65,8 +65,8 @@ def usage(path: Path) -> str:
     return f"open {path} in a browser; it needs no server and no network"
 
 
-def _web(name: str) -> str:
-    return (files("mlp_lm") / "web" / name).read_text(encoding="utf-8")
+def _text(name: str) -> str:
+    return (files("mlp_lm.exports.page") / name).read_text(encoding="utf-8")
 
 
 def _bundled_names() -> bytes:
