@@ -7,9 +7,7 @@ import io
 import json
 import math
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,37 +45,26 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
         with open(path, "wb") as file:
             write(file)
         return
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A free name beside `path` for a file or a folder that takes its place once it is complete; a link stays one."""
-    path = Path(os.path.realpath(path))
-    temporary, old = (path.with_name(f".{os.getpid()}.{suffix}") for suffix in ("part", "old"))
+    path = Path(os.path.realpath(path))  # a link stays one
+    temporary = path.with_name(f".{os.getpid()}.part")
     try:
-        yield temporary
-        if temporary.is_dir() and path.is_dir():  # which no system replaces in one move
-            path.rename(old)
-        try:
-            temporary.replace(path)
-        except BaseException:
-            if old.exists():
-                old.rename(path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file whole or not at all. Raises SettingsError if it cannot be written."""
-    write_or_explain(path, lambda file: file.write(text.encode()))
+    write_lines(path, [text])
+
+
+def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
+    """`write_text` of lines as they come."""
+    write_or_explain(path, lambda file: file.writelines(line.encode() for line in lines))
 
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[object]]) -> None:

@@ -21,7 +21,7 @@ from pictures import chromium
 from playwright.sync_api import sync_playwright
 
 from mlp_lm.exports import page
-from mlp_lm.exports.details import Details
+from mlp_lm.exports.info import ExportInfo
 from mlp_lm.models.fused import FusedSGD
 from mlp_lm.models.network import MLP
 
@@ -82,7 +82,7 @@ def main() -> None:
     found: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "page.html"
-        page.write(file, None, Details(""))
+        page.write(None, ExportInfo(""), file)
         for _ in range(repeats):
             for name, way in ways.items():
                 found[name].append(way(file))

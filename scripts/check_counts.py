@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_lm.exports import arpa
-from mlp_lm.exports.details import Details
+from mlp_lm.exports.info import ExportInfo
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.models.metrics import evaluate
 from mlp_lm.models.ngram import NGramModel, count, modified_kneser_ney
@@ -113,7 +113,7 @@ def _export(kenlm: ModuleType, corpus: Corpus, order: int) -> tuple[LanguageMode
     levels, _ = modified_kneser_ney(count(corpus.train, len(corpus.vocab), order))
     model = LanguageModel.of_counts(NGramModel(levels, len(corpus.vocab)), corpus.vocab, CorpusFacts.of(corpus))
     with tempfile.TemporaryDirectory() as folder:
-        arpa.write(Path(folder) / "model.arpa", model, Details("model"))
+        arpa.write(model, ExportInfo("model"), Path(folder) / "model.arpa")
         return model, kenlm.Model(f"{folder}/model.arpa")
 
 

@@ -38,8 +38,7 @@ import torch.nn.functional as F
 
 from mlp_lm import load
 from mlp_lm.errors import DataError
-from mlp_lm.models import mixture
-from mlp_lm.models.checkpoint import save_parts
+from mlp_lm.models import mixture, model_file
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.models.ngram import NGramModel, count, modified_kneser_ney
 from mlp_lm.text.corpus import Corpus, CorpusSettings, load_corpus
@@ -134,7 +133,7 @@ def measure_taught(teachers: Sequence[str], flags: Sequence[str], split: str, pa
     """
     rows, networks = zip(*(trained(config, split, path, *flags) for config in teachers), strict=True)
     with tempfile.TemporaryDirectory() as folder:
-        save_parts(teacher := f"{folder}/teacher.npz", with_counts(networks, split, path)[1])
+        model_file.save(teacher := f"{folder}/teacher.safetensors", with_counts(networks, split, path)[1])
         row, network = trained("taught", split, path, f"--data.teacher={teacher}", *flags)
     seconds = row["seconds"] + sum(teacher_row["seconds"] for teacher_row in rows)
     return row | {"seconds": seconds} | with_counts([network], split, path)[0]

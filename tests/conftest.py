@@ -155,6 +155,6 @@ def best(run_dir: Path) -> Path:
 @pytest.fixture(scope="session")
 def good(best: Path, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """A checkpoint and a count file as they should be."""
-    counts = tmp_path_factory.mktemp("counts") / "counts.npz"
+    counts = tmp_path_factory.mktemp("counts") / "counts.safetensors"
     assert main(["ngram", str(corpus_file), "--orders=3", f"--save={counts}"]) == 0
-    return {"best.ckpt": best.read_bytes(), "counts.npz": counts.read_bytes()}
+    return {"best.ckpt": best.read_bytes(), "counts.safetensors": counts.read_bytes()}

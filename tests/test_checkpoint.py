@@ -1,4 +1,4 @@
-"""Checkpoints and count files: whole or refused, never other weights in silence, and no code of theirs is run."""
+"""Checkpoints: whole or refused, never other weights in silence, and no code of theirs is run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,8 +23,6 @@ from mlp_lm.cli import main
 from mlp_lm.errors import CheckpointError
 from mlp_lm.models import checkpoint
 from tests.conftest import Capture, error_of, fit
-
-FILES = ["best.ckpt", "counts.npz"]
 
 
 def log_probs(path: Path) -> Tensor:
@@ -66,9 +63,8 @@ def test_an_entry_that_one_bit_marks_as_a_folder_is_refused(good: dict[str, byte
 # -- damage --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_truncated_file_is_refused_wherever_it_ends(name: str, good: dict[str, bytes], tmp_path: Path) -> None:
-    path, content = tmp_path / name, good[name]
+def test_a_truncated_file_is_refused_wherever_it_ends(good: dict[str, bytes], tmp_path: Path) -> None:
+    path, content = tmp_path / "best.ckpt", good["best.ckpt"]
     path.write_bytes(content)
     expected = log_probs(path)
     for percent in range(100):
@@ -76,9 +72,8 @@ def test_a_truncated_file_is_refused_wherever_it_ends(name: str, good: dict[str,
         assert is_refused(path, expected), percent
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_flipped_bit_is_refused_or_changes_nothing(name: str, good: dict[str, bytes], tmp_path: Path) -> None:
-    path, content = tmp_path / name, good[name]
+def test_a_flipped_bit_is_refused_or_changes_nothing(good: dict[str, bytes], tmp_path: Path) -> None:
+    path, content = tmp_path / "best.ckpt", good["best.ckpt"]
     path.write_bytes(content)
     expected = log_probs(path)
     refused = 0
@@ -88,33 +83,19 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(name: str, good: dict[str, 
     assert refused > 50  # the others fell on padding, dates and what else a reader does not need
 
 
-def test_an_array_that_damage_hides_is_missed(good: dict[str, bytes], tmp_path: Path, capsys: Capture) -> None:
-    path, content = tmp_path / "counts.npz", good["counts.npz"]
-    name = content.rindex(b"part0_level1_keys.npy")  # in the table of contents, where no checksum covers it
-    path.write_bytes(content[:name] + b"part8" + content[name + 5 :])  # one bit away
-    assert "counts.npz: damaged, or not a file of mlp_lm" in error_of(["sample", str(path)], capsys)
-
-
 def middle_of_weights(path: Path) -> int:
     weights = checkpoint.read(path)["state_dict"]["network.hidden.0.weight"].numpy().tobytes()  # the largest tensor
     return path.read_bytes().index(weights) + len(weights) // 2
 
 
-def middle_of_probs(path: Path) -> int:
-    with zipfile.ZipFile(path) as archive:
-        part = archive.getinfo("part0_level3_probs.npy")
-    return path.read_bytes().index(b"part0_level3_probs.npy", part.header_offset) + part.compress_size // 2
-
-
-@pytest.mark.parametrize(("name", "middle"), [("best.ckpt", middle_of_weights), ("counts.npz", middle_of_probs)])
 @pytest.mark.parametrize("bit", range(8))
-def test_a_flipped_bit_in_the_middle_of_weights_or_counts_is_refused(
-    name: str, middle: Callable[[Path], int], bit: int, good: dict[str, bytes], tmp_path: Path, capsys: Capture
+def test_a_flipped_bit_in_the_middle_of_weights_is_refused(
+    bit: int, good: dict[str, bytes], tmp_path: Path, capsys: Capture
 ) -> None:
-    path = tmp_path / name
-    path.write_bytes(good[name])
-    path.write_bytes(flip(good[name], 8 * middle(path) + bit))
-    assert f"{name}: damaged, or not a file of mlp_lm" in error_of(["sample", str(path)], capsys)
+    path = tmp_path / "best.ckpt"
+    path.write_bytes(good["best.ckpt"])
+    path.write_bytes(flip(good["best.ckpt"], 8 * middle_of_weights(path) + bit))
+    assert "best.ckpt: damaged, or not a file of mlp_lm" in error_of(["sample", str(path)], capsys)
 
 
 @pytest.mark.parametrize(
@@ -145,14 +126,14 @@ class MakesFolder:
         return os.mkdir, ("made",)
 
 
-@pytest.mark.parametrize("name", ["objects.ckpt", "arrays.npz", "plain.ckpt", "legacy.ckpt"])
+@pytest.mark.parametrize("name", ["objects.ckpt", "objects.safetensors", "plain.ckpt", "legacy.ckpt"])
 def test_a_file_that_would_run_code_runs_none(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"mlp_lm": MakesFolder()}, "objects.ckpt")
     torch.save({"mlp_lm": MakesFolder()}, "legacy.ckpt", _use_new_zipfile_serialization=False)
-    np.savez("arrays.npz", header=np.array('{"format_version": 2}'), level1_keys=np.array([MakesFolder()]))
+    torch.save({"mlp_lm": MakesFolder()}, "objects.safetensors")
     Path("plain.ckpt").write_bytes(pickle.dumps(MakesFolder()))
     for args in (["sample", name], ["validate", "--ckpt_path", name]):
         message = error_of(args, capsys)
@@ -173,13 +154,11 @@ def test_a_file_that_would_run_code_runs_none(
         ("folder", "folder: a folder without checkpoints/best.ckpt; expected a run folder\n"),
         ("runs", "expected a run folder; did you mean runs/version_0?"),
         ("https://example.org/best.ckpt", "no such file; expected a checkpoint or a run folder; download it"),
-        ("counts.npz", "counts.npz: a file of counts or a mixture; expected the checkpoint of a network (.ckpt)"),
     ],
 )
 def test_a_file_that_is_no_checkpoint_of_ours(
     name: str,
     expected: str,
-    good: dict[str, bytes],
     best: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -195,10 +174,9 @@ def test_a_file_that_is_no_checkpoint_of_ours(
     Path("runs/version_0/checkpoints/best.ckpt").touch()
     Path("text").write_text("anna\nbob\n")
     Path("empty").touch()
-    Path("counts.npz").write_bytes(good["counts.npz"])
     for args in (["validate", "--ckpt_path"], ["fit", "--ckpt_path"]):
         assert expected in error_of([*args, name], capsys)
-    for command in ("sample", "mix") if name != "counts.npz" else ():
+    for command in ("sample", "mix"):
         assert expected in error_of([command, name], capsys)
 
 
@@ -241,7 +219,7 @@ def copy_of_run(run_dir: Path, folder: Path, change: Callable[[dict[str, Any]], 
 def test_a_setting_that_an_older_checkpoint_lacks_takes_its_default(
     run_dir: Path, good: dict[str, bytes], tmp_path: Path, capsys: Capture
 ) -> None:
-    (counts := tmp_path / "counts.npz").write_bytes(good["counts.npz"])
+    (counts := tmp_path / "counts.safetensors").write_bytes(good["counts.safetensors"])
 
     def forget(content: dict[str, Any]) -> None:
         for name in ("decay_all", "num_layers"):
@@ -274,8 +252,8 @@ def test_a_checkpoint_works_from_another_folder(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert main(["validate", "--ckpt_path=../run"]) == 0
-    assert main(["ngram", "../items.txt", "--orders=2", "--save=../counts.npz"]) == 0
-    assert main(["mix", "../run", "../counts.npz"]) == 0
+    assert main(["ngram", "../items.txt", "--orders=2", "--save=../counts.safetensors"]) == 0
+    assert main(["mix", "../run", "../counts.safetensors"]) == 0
     assert main(["fit", "--ckpt_path=../run", "--trainer.max_steps=14", "--model.lr_decay_steps=14"]) == 0
     assert checkpoint.read("../run/checkpoints/last.ckpt")["global_step"] == 14
     assert list(Path().iterdir()) == []

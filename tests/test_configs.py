@@ -52,7 +52,7 @@ def small_datasets(corpus_file: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_every_shipped_config_runs(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     if config.stem == "taught":
-        assert main(["ngram", "makemore", "--save=teacher.npz"]) == 0
+        assert main(["ngram", "makemore", "--save=teacher.safetensors"]) == 0
     flags = ["--run_dir=run", "--data.teacher_items=100", *SHORT]
     if config.stem == "lecture":
         flags += [f"--{name}=3" for name in ("data.steps_per_execution", *MULTIPLES)]

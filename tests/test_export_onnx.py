@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -15,8 +16,8 @@ import torch
 
 from mlp_lm import Sampling, load
 from mlp_lm.cli import main
-from mlp_lm.exports.details import Details
-from mlp_lm.exports.onnx import read, write
+from mlp_lm.exports.info import ExportInfo
+from mlp_lm.exports.onnx import write
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.models.network import MLP
 from mlp_lm.text.vocab import Vocab
@@ -56,13 +57,15 @@ def test_onnx_runtime_computes_the_log_probabilities_of_the_network(
     (tmp_path / "book.txt").write_text(BOOK)
     run_dir = fit(tmp_path / "book.txt" if WORDS[0] in flags else corpus_file, tmp_path / "run", *flags)
     file = export(run_dir, tmp_path / "model.onnx")
-    model, written, session = load(run_dir), read(file), onnxruntime.InferenceSession(file)
-    for batch_size in (1, 7):
+    model, session = load(run_dir), onnxruntime.InferenceSession(file)
+    for batch_size in (1, 200):
         contexts = torch.randint(len(model.vocab), (batch_size, model.context_size))
         (log_probs,) = session.run(["log_probs"], {"contexts": contexts.numpy()})
         expected = model.log_probs(contexts).float()
         torch.testing.assert_close(torch.from_numpy(log_probs), expected, rtol=0, atol=1e-5)
-    assert (written.vocab.tokens, written.tokenizer) == (model.vocab.tokens, model.tokenizer)
+    metadata = session.get_modelmeta().custom_metadata_map
+    found = [json.loads(metadata[name]) for name in ("vocab", "tokenizer", "context_size", "longest_item")]
+    assert found == [model.vocab.tokens, vars(model.tokenizer), model.context_size, model.facts.longest_item]
 
 
 @pytest.mark.slow
@@ -87,11 +90,8 @@ def test_the_python_of_the_readme_draws_what_the_network_finds_probable(
 @pytest.mark.slow
 def test_a_network_of_another_precision_stays_as_it_is(tmp_path: Path) -> None:
     network = MLP(vocab_size=3, context_size=2, embedding_dim=2, hidden_dim=2).double()
-    write(
-        tmp_path / "m.onnx",
-        LanguageModel.of_network(network, 2, Vocab(["", "a", "b"]), CorpusFacts(1, None)),
-        Details(""),
-    )
+    model = LanguageModel.of_network(network, 2, Vocab(["", "a", "b"]), CorpusFacts(1, None))
+    write(model, ExportInfo(""), tmp_path / "m.onnx")
     assert network.training and {weight.dtype for weight in network.parameters()} == {torch.float64}
 
 
@@ -102,7 +102,7 @@ def test_a_file_does_not_tell_where_it_was_made(file: Path, corpus_file: Path) -
 
 
 @pytest.mark.slow
-def test_exporting_prints_three_lines_and_none_of_what_torch_says(
+def test_exporting_prints_two_lines_and_none_of_what_torch_says(
     best: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: Capture
 ) -> None:
     with warnings.catch_warnings():
@@ -110,14 +110,14 @@ def test_exporting_prints_three_lines_and_none_of_what_torch_says(
         export(best, tmp_path / "model.onnx")
     out, err = capfd.readouterr()
     heard = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert (out.count("\n"), err, heard) == (3, "", [])
+    assert (out.count("\n"), err, heard) == (2, "", [])
 
 
 def test_what_is_not_exported_is_one_line(
     best: Path, good: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    counts = tmp_path / "counts.npz"
-    counts.write_bytes(good["counts.npz"])
+    counts = tmp_path / "counts.safetensors"
+    counts.write_bytes(good["counts.safetensors"])
     capsys.readouterr()
     error = error_of(["export", str(counts), "--format=onnx"], capsys)
     assert f"{counts}: found counts, but onnx is for networks" in error
@@ -127,4 +127,4 @@ def test_what_is_not_exported_is_one_line(
             patch.setitem(sys.modules, missing, None)
             error = error_of(["export", str(best), "--format=onnx", f"--output={tmp_path / 'model.onnx'}"], capsys)
         assert f"format: onnx needs {missing}, which is not installed: pip install 'mlp_lm[onnx]'" in error
-    assert [path.name for path in tmp_path.iterdir()] == ["counts.npz"]
+    assert [path.name for path in tmp_path.iterdir()] == ["counts.safetensors"]

@@ -23,7 +23,7 @@ from mlp_lm.models.sampling import truncate
 from mlp_lm.text.corpus import CorpusSettings, load_corpus
 from mlp_lm.text.tokenizer import Kind, LineEnds, Tokenizer
 from mlp_lm.text.vocab import Vocab
-from tests.conftest import fit, report
+from tests.conftest import Capture, fit, report
 
 SHORT = ["--trainer.max_steps=3", "--model.hidden_dim=12"]
 TEXT = ["--data.layout=text", "--data.tokens=words"]
@@ -102,12 +102,12 @@ def test_the_page_of_a_network_computes_its_log_probabilities(
 
 @pytest.mark.slow
 def test_the_pages_of_words_counts_and_a_mixture(tmp_path: Path) -> None:
-    path, counts = words(tmp_path, 1200), tmp_path / "counts.npz"
+    path, counts = words(tmp_path, 1200), tmp_path / "counts.safetensors"
     run = fit(path, tmp_path / "run", *SHORT, *TEXT)
     assert len(load(run).vocab) > 1000
     assert main(["ngram", str(path), "--layout=text", "--tokens=words", "--orders=3", f"--save={counts}"]) == 0
-    assert main(["mix", str(run), str(counts), "--cache=20", f"--save={tmp_path / 'mixture.npz'}"]) == 0
-    for file in (run, counts, tmp_path / "mixture.npz"):
+    assert main(["mix", str(run), str(counts), "--cache=20", f"--save={tmp_path / 'mixture.safetensors'}"]) == 0
+    for file in (run, counts, tmp_path / "mixture.safetensors"):
         assert_page_computes(file, tmp_path)
 
 
@@ -132,16 +132,23 @@ def test_characters_of_all_kinds_and_hostile_items_stay_text(tokens: str, tmp_pa
 
 @pytest.mark.slow
 def test_counts_with_an_infinite_loss_have_a_page_all_the_same(corpus_file: Path, tmp_path: Path) -> None:
-    args = ["ngram", str(corpus_file), "--orders=3", "--smoothing=none", f"--save={tmp_path / 'none.npz'}"]
+    args = ["ngram", str(corpus_file), "--orders=3", "--smoothing=none", f"--save={tmp_path / 'none.safetensors'}"]
     assert main(args) == 0
-    assert_page_computes(tmp_path / "none.npz", tmp_path)
+    assert_page_computes(tmp_path / "none.safetensors", tmp_path)
     assert in_page(tmp_path / "page.html", "return Object.keys(data.losses)") == ["uniform", "bigram"]
 
 
 @pytest.mark.slow
-def test_a_large_network_is_rounded_a_little(best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_network_is_rounded_a_little_and_the_export_tells_how_much(
+    best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
     monkeypatch.setattr("mlp_lm.exports.page.MAX_FLOAT32", 0)
+    capsys.readouterr()
     assert_page_computes(best, tmp_path, atol=1e-3)
+    (difference,) = re.findall("change by at most (.*) on 200 random contexts", capsys.readouterr().out)
+    assert 1e-6 < float(difference) < 1e-3
+    with pytest.raises(AssertionError):
+        assert_page_computes(best, tmp_path, atol=float(difference) / 5)
     assert "int16" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
@@ -244,9 +251,9 @@ def test_the_page_cuts_windows_and_counts_bigrams_as_the_lecture_does(empty_page
 def test_a_page_with_counts_beside_a_network_knows_train_and_the_losses(
     run_dir: Path, good: dict[str, bytes], tmp_path: Path
 ) -> None:
-    (tmp_path / "counts.npz").write_bytes(good["counts.npz"])
+    (tmp_path / "counts.safetensors").write_bytes(good["counts.safetensors"])
     page = tmp_path / "page.html"
-    assert main(["export", str(run_dir), f"--counts={tmp_path / 'counts.npz'}", f"--output={page}"]) == 0
+    assert main(["export", str(run_dir), f"--counts={tmp_path / 'counts.safetensors'}", f"--output={page}"]) == 0
     losses, weights = in_page(page, "return [data.losses, data.parts.map((part) => part.weight)]")
     reported = json.loads((run_dir / "report.json").read_text())["losses"]["dev"]["nats_per_token"]
     assert losses["network"] == reported and losses["uniform"] == pytest.approx(torch.tensor(10.0).log().item())
@@ -266,8 +273,8 @@ def test_the_page_knows_the_items_of_each_split(run_dir: Path, corpus_file: Path
 @pytest.mark.slow
 def test_parts_of_one_kind_are_numbered(best: Path, corpus_file: Path, tmp_path: Path) -> None:
     other = fit(corpus_file, tmp_path / "run", "--data.context_size=2")
-    assert main(["mix", str(best), str(other), f"--save={tmp_path / 'two.npz'}"]) == 0
-    assert main(["export", str(tmp_path / "two.npz"), f"--output={tmp_path / 'page.html'}"]) == 0
+    assert main(["mix", str(best), str(other), f"--save={tmp_path / 'two.safetensors'}"]) == 0
+    assert main(["export", str(tmp_path / "two.safetensors"), f"--output={tmp_path / 'page.html'}"]) == 0
     labels, losses = in_page(tmp_path / "page.html", "return [data.parts.map((part) => part.label), data.losses]")
     assert labels == ["network 1", "network 2"]
     reported = [report(run)["losses"]["dev"]["nats_per_token"] for run in (best.parent.parent, other)]
@@ -280,12 +287,14 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, such as Debian's package chromium")
 def test_in_a_browser_from_a_file_without_a_network(tmp_path: Path) -> None:
-    corpus, counts = hostile_corpus(tmp_path, "characters"), tmp_path / "counts.npz"
+    corpus, counts = hostile_corpus(tmp_path, "characters"), tmp_path / "counts.safetensors"
     file = fit(corpus, tmp_path / "run", *SHORT)
     assert main(["ngram", str(corpus), "--orders=3", f"--save={counts}"]) == 0
     assert main(["export", str(file), f"--counts={counts}", f"--output={tmp_path / 'page.html'}"]) == 0
-    assert main(["ngram", str(corpus), "--orders=3", "--smoothing=none", f"--save={tmp_path / 'stuck.npz'}"]) == 0
-    assert main(["export", str(tmp_path / "stuck.npz")]) == 0
+    assert (
+        main(["ngram", str(corpus), "--orders=3", "--smoothing=none", f"--save={tmp_path / 'stuck.safetensors'}"]) == 0
+    )
+    assert main(["export", str(tmp_path / "stuck.safetensors")]) == 0
     words = fit(hostile_corpus(tmp_path, "pretokenized"), tmp_path / "words", *SHORT, "--data.tokens=pretokenized")
     assert main(["export", str(words), f"--output={tmp_path / 'words.html'}"]) == 0
     with sync_playwright() as playwright:

@@ -20,7 +20,7 @@ from tests.conftest import Capture, error_of
 @pytest.fixture(scope="module")
 def counts(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A count model of order 2 of the corpus."""
-    path = tmp_path_factory.mktemp("counts") / "counts.npz"
+    path = tmp_path_factory.mktemp("counts") / "counts.safetensors"
     assert main(["ngram", str(corpus_file), "--orders=2", f"--save={path}"]) == 0
     return path
 
@@ -28,7 +28,7 @@ def counts(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text_counts(folder: Path, text: str, order: int, *flags: str) -> Path:
     """A count model of a running text of words."""
     (folder / "text.txt").write_text(text)
-    path = folder / f"{order}{''.join(flags)}.npz"
+    path = folder / f"{order}{''.join(flags)}.safetensors"
     words = ["--layout=text", "--tokens=words", *flags]
     assert main(["ngram", str(folder / "text.txt"), f"--orders={order}", *words, f"--save={path}"]) == 0
     return path
@@ -61,7 +61,7 @@ def test_a_cache_counts_the_last_tokens_but_no_boundaries() -> None:
 def test_a_mixture_is_no_worse_than_its_parts_and_can_be_saved(
     best: Path, counts: Path, corpus_file: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    saved = tmp_path / "mixture.npz"
+    saved = tmp_path / "mixture.safetensors"
     assert main(["mix", str(best), str(counts), f"--save={saved}"]) == 0
     out = capsys.readouterr().out
     assert "test" not in out.splitlines()[0]
@@ -84,7 +84,7 @@ def test_a_cache_helps_where_a_text_repeats_itself_and_each_part_can_be_left_out
     text = " ".join(f"w{i // 30} w{i // 30} rare{i}" for i in range(600))
     one, two = (text_counts(tmp_path, text, order) for order in (1, 2))
     capsys.readouterr()
-    saved = tmp_path / "mixture.npz"
+    saved = tmp_path / "mixture.safetensors"
     assert main(["mix", str(one), str(two), "--cache=20", "--test", f"--save={saved}"]) == 0
     out = capsys.readouterr().out
     names, losses = zip(*(re.split(r"  +", line)[:2] for line in out.splitlines()[1:-1]), strict=True)
@@ -100,7 +100,7 @@ def test_a_cache_helps_where_a_text_repeats_itself_and_each_part_can_be_left_out
 
 def test_what_does_not_go_together_is_refused(best: Path, counts: Path, tmp_path: Path, capsys: Capture) -> None:
     one = text_counts(tmp_path, "rare " + "a b c d e " * 20, 1)
-    saved = tmp_path / "mixture.npz"
+    saved = tmp_path / "mixture.safetensors"
     assert main(["mix", str(best), str(counts), f"--save={saved}"]) == 0
     capsys.readouterr()
     for args, expected in (
@@ -110,6 +110,6 @@ def test_what_does_not_go_together_is_refused(best: Path, counts: Path, tmp_path
         ([saved, counts], f"{saved}: a mixture already; name its parts"),
         ([best, counts, f"--save={counts}"], "is an input, too"),
         ([best, counts, "--path=names"], "has other characters"),
-        ([best, counts, best.parent / "best.ckpt"], "files: found one twice"),
+        ([best, counts, best.parent / "best.ckpt"], "files: one is listed twice"),
     ):
         assert expected in error_of(["mix", *map(str, args)], capsys)

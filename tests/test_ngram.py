@@ -111,7 +111,7 @@ def ngram(figures: Path, *args: object) -> dict[str, Any]:
 
 
 def test_the_table_and_the_saved_model(corpus_file: Path, corpus: Corpus, tmp_path: Path, capsys: Capture) -> None:
-    saved, plot = tmp_path / "counts.npz", tmp_path / "orders.png"
+    saved, plot = tmp_path / "counts.safetensors", tmp_path / "orders.png"
     report = ngram(tmp_path / "f.json", corpus_file, "--orders=1,2,3", "--test", f"--save={saved}", f"--plot={plot}")
     assert [row["order"] for row in report["orders"]] == [1, 2, 3]
     assert [row["contexts_possible"] for row in report["orders"]] == [1, 10, 100]
@@ -129,7 +129,7 @@ def test_the_table_and_the_saved_model(corpus_file: Path, corpus: Corpus, tmp_pa
 
 
 def test_unseen_events_are_impossible_without_smoothing(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
-    saved = tmp_path / "counts.npz"
+    saved = tmp_path / "counts.safetensors"
     report = ngram(tmp_path / "f.json", corpus_file, "--orders=6", "--smoothing=none", f"--save={saved}")
     assert report["orders"][0]["dev"] is None  # infinite, which JSON cannot say
     assert "inf" in capsys.readouterr().out
@@ -168,10 +168,10 @@ def test_test_is_left_unread_unless_requested(corpus_file: Path, tmp_path: Path,
         ("{corpus} --orders=0", "orders: found '0', expected whole numbers from 1 to 12"),
         ("{corpus} --orders=1,x", "orders: found '1,x', expected whole numbers"),
         ("{corpus} --smoothing=magic", "smoothing: found 'magic', expected mkn or add_k or none"),
-        ("{corpus} --save=counts", "save: found 'counts', expected a file that ends in .npz"),
+        ("{corpus} --save=counts", "save: found 'counts', expected a file that ends in .safetensors"),
         ("{corpus} --plot=orders.foo", "plot: found 'orders.foo', expected a file that ends in .png or .svg"),
         ("{corpus} --json={corpus}", "is an input, too"),
-        ("{corpus} --json=x.npz --save=x.npz", "json: x.npz is --save, too"),
+        ("{corpus} --json=x.safetensors --save=x.safetensors", "json: x.safetensors is --save, too"),
         ("gone.txt", "gone.txt: no such file"),
         ("{corpus} --max_vocab_size=9", "data.max_vocab_size: applies only to words"),
     ],

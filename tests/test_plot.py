@@ -24,7 +24,7 @@ from tests.conftest import Capture, error_of
 @pytest.fixture
 def counts(good: dict[str, bytes], tmp_path: Path) -> Path:
     """A count model."""
-    path = tmp_path / "counts.npz"
+    path = tmp_path / "counts.safetensors"
     path.write_bytes(good[path.name])
     return path
 
@@ -123,7 +123,7 @@ def test_chosen_plots_and_svg(best: Path, tmp_path: Path) -> None:
 def test_a_count_model_has_a_next_token_map_alone_and_a_mixture_embeddings_too(
     counts: Path, best: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    mixture = tmp_path / "mixture.npz"
+    mixture = tmp_path / "mixture.safetensors"
     assert main(["mix", str(best), str(counts), f"--save={mixture}"]) == 0
     for file, left_out in ((counts, ["embeddings", "loss", "activations"]), (mixture, ["loss"])):
         assert main(["plot", str(file), f"--output={tmp_path / 'a.png'}"]) == 0
@@ -132,7 +132,7 @@ def test_a_count_model_has_a_next_token_map_alone_and_a_mixture_embeddings_too(
 
 
 def test_counts_that_generate_nothing_have_no_picture(tmp_path: Path, capsys: Capture) -> None:
-    text, counts = tmp_path / "text.txt", tmp_path / "counts.npz"
+    text, counts = tmp_path / "text.txt", tmp_path / "counts.safetensors"
     text.write_text(" ".join(f"a once{i}" for i in range(100)))  # <unk>, which is never drawn, after each a
     settings = ["--layout=text", "--tokens=words", "--orders=2", "--smoothing=none"]
     assert main(["ngram", str(text), *settings, f"--save={counts}"]) == 0
@@ -152,7 +152,7 @@ def test_counts_that_generate_nothing_have_no_picture(tmp_path: Path, capsys: Ca
         ("{copy} --what=loss", "no TensorBoard events with losses"),
         ("{folder}", "a folder without checkpoints/best.ckpt"),
         ("{counts} --what=embeddings", "counts have no embeddings; expected the checkpoint of a network"),
-        ("{counts} --what=loss", "counts have no loss curves"),
+        ("{counts} --what=loss", "has no loss curves"),
         ("{counts} --what=activations", "counts have no activations; expected the checkpoint of a network"),
     ],
 )

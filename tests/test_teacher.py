@@ -23,7 +23,7 @@ TAUGHT = ["--model.dropout=0", "--data.teacher_items=300"]
 @pytest.fixture(scope="module")
 def teacher(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Counts of order 3 of the corpus."""
-    path = tmp_path_factory.mktemp("teacher") / "counts.npz"
+    path = tmp_path_factory.mktemp("teacher") / "counts.safetensors"
     assert main(["ngram", str(corpus_file), "--orders=3", f"--save={path}"]) == 0
     return path
 
@@ -77,7 +77,7 @@ def test_a_teacher_knows_the_same_data(corpus_file: Path, teacher: Path, tmp_pat
     other = tmp_path / "other.txt"
     other.write_text(corpus_file.read_text().replace("a", "u"))
     assert main(["fit", f"--data.path={other}", f"--run_dir={tmp_path / 'run'}", f"--data.teacher={teacher}"]) == 2
-    assert "counts.npz: the data has other characters" in capsys.readouterr().err
+    assert "counts.safetensors: the data has other characters" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     split = load_corpus(CorpusSettings(path=str(corpus_file), split_seed=1))
     with pytest.raises(CheckpointError, match="split differently"):

@@ -202,8 +202,8 @@ def test_the_lines_of_dev_score_as_its_windows_do(tokens: str, newlines: str, tm
     files = {f"{split}_path": str(tmp_path / f"{split}.txt") for split in SPLITS}
     settings: dict[str, Any] = {"layout": "text", "tokens": tokens, "newlines": newlines, **files}
     flags = [f"--{name}={value}" for name, value in settings.items()]
-    assert main(["ngram", *flags, "--orders=2", f"--save={tmp_path / 'counts.npz'}"]) == 0
-    model = load(tmp_path / "counts.npz")
+    assert main(["ngram", *flags, "--orders=2", f"--save={tmp_path / 'counts.safetensors'}"]) == 0
+    model = load(tmp_path / "counts.safetensors")
     scores = model.score_text(lines[80:])
     contexts, targets = Windows(load_corpus(CorpusSettings(**settings)).dev, 1)[:-1]  # all but the boundary
     assert sum(score.tokens for score in scores) == len(targets)
@@ -221,7 +221,7 @@ def test_a_text_without_tokens_is_one_line(tmp_path: Path, run: Path, capsys: Ca
 def test_items_of_words_are_known_although_some_words_are_not(tmp_path: Path, capsys: Capture) -> None:
     lines = [f"the {'cat' if i % 2 else 'dog'} saw no{i}." for i in range(30)]
     (tmp_path / "items.txt").write_text("\n".join(lines))
-    saved = tmp_path / "counts.npz"
+    saved = tmp_path / "counts.safetensors"
     assert main(["ngram", str(tmp_path / "items.txt"), "--tokens=words", "--orders=2", f"--save={saved}"]) == 0
     assert main(["score", str(saved), f"--item={lines[0]}", "--item=the sun."]) == 0
     assert "1 of them is in the training set" in capsys.readouterr().err
@@ -270,7 +270,7 @@ def test_settings_of_items_are_refused_for_a_text_and_the_other_way_round(
 
 
 def test_a_form_feed_is_no_end_of_a_line(tmp_path: Path, capsys: Capture) -> None:
-    text, counts = tmp_path / "text.txt", tmp_path / "counts.npz"
+    text, counts = tmp_path / "text.txt", tmp_path / "counts.safetensors"
     text.write_text("ab\fab\n" * 20)
     assert main(["ngram", str(text), "--layout=text", "--orders=2", f"--save={counts}"]) == 0
     capsys.readouterr()

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mlp_lm.errors import SettingsError
 from mlp_lm.files import check_outputs
-from mlp_lm.models import mixture
-from mlp_lm.models.checkpoint import check_same_corpus, load, resolve, save_parts
+from mlp_lm.models import mixture, model_file
+from mlp_lm.models.checkpoint import check_same_corpus, load, resolve
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.metrics import NLL
 from mlp_lm.settings import Range
@@ -34,17 +34,17 @@ def mix(
     the best mixture without each part.
 
     Args:
-        files: Checkpoints, run folders and files of counts.
+        files: Checkpoints, run folders and count models.
         path: Their text, if it has moved.
         cache: Of running text: mix in how often each word occurs among so many last ones, which adapts to the text that
             is being read, dev and test included.
         test: Report the test split too.
-        save: Write the mixture to this .npz file; sample, score and plot read it.
+        save: Write the mixture to this .safetensors file; sample, score and plot read it.
     """
     files = [str(resolve(file)) for file in files]
     if len({os.path.realpath(file) for file in files}) < len(files):
-        raise SettingsError("files: found one twice; expected different ones")
-    check_outputs([*files, path], save=(save, (".npz",)))
+        raise SettingsError("files: one is listed twice")
+    check_outputs([*files, path], save=(save, (model_file.SUFFIX,)))
     parts = {file: load(file) for file in files}
     _check(parts, cache)
     first = next(iter(parts.values()))
@@ -65,7 +65,7 @@ def mix(
     weights = mixture.best_weights(probs["dev"])
     print("\n".join(_table([*parts], probs, weights)))
     if save is not None:
-        save_parts(save, mixture.mix(models, weights.tolist()))
+        model_file.save(save, mixture.mix(models, weights.tolist()))
         print(f"saved: {save}")
 
 

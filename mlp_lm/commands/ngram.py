@@ -12,7 +12,7 @@ import numpy as np
 from mlp_lm.errors import SettingsError
 from mlp_lm.figures import curves
 from mlp_lm.files import PICTURES, check_outputs, write_json
-from mlp_lm.models import checkpoint
+from mlp_lm.models import model_file
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.models.metrics import NLL, evaluate
 from mlp_lm.models.ngram import Counts, Level, NGramModel, Smoothing, add_k, count, modified_kneser_ney
@@ -62,13 +62,13 @@ def ngram(
         smoothing: mkn is interpolated modified Kneser-Ney; add_k adds the same k, chosen on dev, to every count; none
             leaves relative frequencies, for which unseen events are impossible.
         test: Report the test split too, for the order that is best on dev.
-        save: Write the order that is best on dev to this .npz file; sample, score and mix read it.
+        save: Write the order that is best on dev to this .safetensors file; sample, score and mix read it.
         plot: Draw dev loss and contexts over the order into this PNG or SVG file.
         json: Write all figures to this file.
     """
     numbers = _orders(orders)
     refuse(data.conflicts())
-    check_outputs([path, *data.paths], save=(save, (".npz",)), plot=(plot, PICTURES), json=(json, ()))
+    check_outputs([path, *data.paths], save=(save, (model_file.SUFFIX,)), plot=(plot, PICTURES), json=(json, ()))
     corpus = load_corpus(data.absolute())
     models, rows = _table(corpus, numbers, smoothing)
     best = min(range(len(rows)), key=lambda i: rows[i].dev)
@@ -79,7 +79,7 @@ def ngram(
         report["test"] = {"order": rows[best].order, "test": nll.nats_per_token}
         print(f"test, order {rows[best].order}: {nll}")
     if save is not None:
-        checkpoint.save_parts(save, LanguageModel.of_counts(models[best], corpus.vocab, CorpusFacts.of(corpus)))
+        model_file.save(save, LanguageModel.of_counts(models[best], corpus.vocab, CorpusFacts.of(corpus)))
         print(f"saved: {save}")
     if plot is not None:
         curves.save(curves.draw_orders([asdict(row) for row in rows]), plot)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mlp_lm.errors import CheckpointError, DataError, SettingsError
 from mlp_lm.figures import curves, networks
 from mlp_lm.files import PICTURES, check_outputs
-from mlp_lm.models import checkpoint
+from mlp_lm.models import checkpoint, model_file
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.network import SATURATED
 from mlp_lm.models.views import activation_shares, embedding_table, next_token_probs
@@ -40,7 +40,7 @@ def plot(file: str, what: str | None = None, output: str | None = None) -> None:
     the tanh outputs over dev, and the share that is saturated.
 
     Args:
-        file: Checkpoint, count model (.npz), or folder of a run, which stands for its best.ckpt.
+        file: Checkpoint, count model, mixture or exported network; a run folder means its best.ckpt.
         what: Some of embeddings, loss, next_token, activations, separated by commas; by default all that FILE has.
         output: PNG or SVG file; by default a PNG beside FILE with its name, and what was drawn if that was chosen.
     """
@@ -84,8 +84,8 @@ def _embeddings(path: Path, model: LanguageModel) -> Panel:
 
 
 def _loss(path: Path, model: LanguageModel) -> Panel:
-    if path.suffix == ".npz":
-        raise CheckpointError(f"{path}: counts have no loss curves; expected the checkpoint of a network")
+    if path.suffix == model_file.SUFFIX:
+        raise CheckpointError(f"{path}: has no loss curves; expected a checkpoint in its run folder")
     run_dir = run_folder(path)
     losses = read_curves(run_dir)
     if not {"train/loss", "dev/loss"} & losses.keys():

@@ -14,19 +14,20 @@ from pathlib import Path
 import onnx
 import onnxscript  # noqa: F401  (torch.onnx.export needs it, and would say so in many lines)
 import torch
-from onnx.reference import ReferenceEvaluator
-from torch import Tensor, nn
+from torch import nn
 
-from mlp_lm.exports.details import Details
-from mlp_lm.models.language_model import CorpusFacts, LanguageModel
-from mlp_lm.text.vocab import Vocab
+from mlp_lm.exports.info import ExportInfo
+from mlp_lm.files import write_or_explain
+from mlp_lm.models.language_model import LanguageModel
 
 FORMAT_VERSION = 1
-TOLERANCE = 1e-4  # between log-probabilities: weights become float32, and sums are taken in another order
 
 
-def write(path: Path, model: LanguageModel, details: Details) -> None:
-    """Write the file `path`: input `contexts` (B, T) int64, output `log_probs` (B, V) float32, for any B."""
+def write(model: LanguageModel, info: ExportInfo, path: Path) -> list[str]:
+    """Write a file with input `contexts` (B, T) int64 and output `log_probs` (B, V) float32, for any B.
+
+    Returns lines for the user. The file has no place for `info`.
+    """
     assert model.network is not None
     network = copy.deepcopy(model.network).float()
     with _quietly():
@@ -54,29 +55,10 @@ def write(path: Path, model: LanguageModel, details: Details) -> None:
         "longest_item": str(model.facts.longest_item),
     }
     onnx.helper.set_model_props(proto, metadata)
-    path.write_bytes(proto.SerializeToString())
-
-
-def read(path: Path) -> LanguageModel:
-    """The model in the file, computed by the reference implementation of ONNX."""
-    proto = onnx.load(path)
-    evaluator = ReferenceEvaluator(proto)
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
-
-    def log_probs(contexts: Tensor) -> Tensor:
-        (output,) = evaluator.run(None, {"contexts": contexts.contiguous().numpy()})  # before onnx 1.21, views fail
-        return torch.from_numpy(output)
-
-    settings = json.loads(metadata["tokenizer"])
-    line_ends = settings.pop("line_ends")
-    settings |= {"layout": "items"} if line_ends == "items" else {"layout": "text", "newlines": line_ends}
-    facts = CorpusFacts(int(metadata["longest_item"]), None, "", settings)
-    return LanguageModel(Vocab(json.loads(metadata["vocab"])), int(metadata["context_size"]), log_probs, facts)
-
-
-def usage(path: Path) -> str:
-    """How to use the file."""
-    return f"onnxruntime.InferenceSession({str(path)!r}) in Python; the README has the lines that sample from it"
+    write_or_explain(path, lambda file: file.write(proto.SerializeToString()))
+    return [
+        f"next: onnxruntime.InferenceSession({str(path)!r}) in Python; the README has the lines that sample from it"
+    ]
 
 
 @contextmanager

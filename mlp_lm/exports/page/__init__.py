@@ -1,68 +1,62 @@
 """A model as one web page: the files of this folder put together, and one block of data filled in.
 
 The data are JSON; arrays are {"dtype", "shape", "data"}, with the numbers little-endian, gzipped and in base64.
-Matrices of a large network are 16-bit whole numbers with one of "scales" a row: on words of Brown, log-probabilities
-are then off by 4e-4 at most, where float16 makes it 4e-3.
+Matrices of a large network are 16-bit integers with one of "scales" a row: on words of Brown, log-probabilities are
+then off by at most 4e-4; with float16 it would be 4e-3.
 """
 
 from __future__ import annotations
 
 import base64
+import copy
 import gzip
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from mlp_lm.exports.details import Details, dev_loss
+from mlp_lm.exports.info import ExportInfo, corpus_name, dev_loss, find_corpus
 from mlp_lm.figures.labels import spread
 from mlp_lm.figures.networks import MAX_SPREAD, in_the_plane
-from mlp_lm.models.language_model import CorpusFacts, LanguageModel
-from mlp_lm.models.mixture import cache_model, mix
+from mlp_lm.files import write_text
+from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.network import ARCHITECTURE, MLP
-from mlp_lm.models.ngram import Level, NGramModel, count, modified_kneser_ney
+from mlp_lm.models.ngram import NGramModel, count, modified_kneser_ney
 from mlp_lm.models.views import embedding_table
-from mlp_lm.text.corpus import SPLITS
+from mlp_lm.text.corpus import SPLITS, Corpus
 from mlp_lm.text.datasets import DATASETS
-from mlp_lm.text.vocab import Vocab
 
-TOLERANCE = 1e-3  # between log-probabilities: large networks are rounded to 16 bits
+NUM_CONTEXTS = 200  # on which a rounded network is compared with the original
 MAX_FLOAT32 = 800_000  # weights of a network that is not rounded; 4 MB in base64
 MAX_LIST = 50_000  # items that the page recognises, by four bytes each
 
 Array = npt.NDArray[Any]
 
 
-def write(path: Path, model: LanguageModel | None, details: Details) -> None:
-    """Write the page of `model`, or that for training alone."""
-    data = {"names": _pack(_bundled_names()), **({} if model is None else _describe(model, details))}
-    # Nothing in the data may end the script element that they stand in.
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
-    pieces = {"data": text.replace("<", r"\u003c")}
-    page = re.sub(r"/\* ([a-z.]+) \*/", lambda found: pieces.get(found[1]) or _text(found[1]).strip(), _text("page.html"))
-    path.write_text(page, encoding="utf-8")
-
-
-def read(path: Path) -> LanguageModel:
-    """The model in a page, from its data."""
-    (text,) = re.findall('<script id="data" type="application/json">(.*?)</script>', path.read_text("utf-8"), re.DOTALL)
-    data = json.loads(text)
-    vocab, facts = Vocab(data["vocab"]), CorpusFacts(data["longest_item"], None, "", data["tokenizer"])
-    parts = [_read_part(part, vocab, facts) for part in data["parts"]]
-    return mix(parts, [part["weight"] for part in data["parts"]]) if len(parts) > 1 else parts[0]
-
-
-def usage(path: Path) -> str:
-    """How to use the page."""
-    return f"open {path} in a browser; it needs no server and no network"
+def write(model: LanguageModel | None, info: ExportInfo, path: Path) -> list[str]:
+    """Write the page of a model, or the one that only trains. Returns lines for the user."""
+    data = {"names": _pack(_bundled_names()), **({} if model is None else _describe(model, info))}
+    # Nothing in the data may end the script element that contains them.
+    pieces = {"data": json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", r"\u003c")}
+    page = re.sub(
+        r"/\* ([a-z.]+) \*/", lambda found: pieces.get(found[1]) or _text(found[1]).strip(), _text("page.html")
+    )
+    write_text(path, page)
+    parts = [] if model is None else [part for _, part in model.parts]
+    differences = [_difference(part.network, part.context_size) for part in parts if _is_large(part.network)]
+    rounded = [
+        f"rounded to 16 bits: log-probabilities change by at most {difference:.1e} on {NUM_CONTEXTS} random contexts"
+        for difference in differences
+    ]
+    return [*rounded, f"next: open {path} in a browser; it needs no server and no network"]
 
 
 def _text(name: str) -> str:
@@ -78,33 +72,33 @@ def _bundled_names() -> bytes:
 # -- the block of data -------------------------------------------------------------------------------------------------
 
 
-def _describe(model: LanguageModel, details: Details) -> dict[str, Any]:
+def _describe(model: LanguageModel, info: ExportInfo) -> dict[str, Any]:
     """The block of data of a model; `app.js` reads it."""
-    parts = _label(model, details)
+    parts, corpus = _label(model, info), find_corpus(model, info)
     data = {
-        "name": details.name,
-        "corpus": details.corpus_name,
+        "name": info.name,
+        "corpus": corpus_name(model),
         "vocab": model.vocab.tokens,
         "tokenizer": vars(model.tokenizer),
         "longest_item": model.facts.longest_item,
         "parts": [
             {"label": label, "weight": weight, **_describe_part(part)} for label, (weight, part) in parts.items()
         ],
-        "losses": _losses(model, details),
+        "losses": _losses(model, parts, corpus, info.losses),
     }
     if model.network is not None:
         data["map"] = _map(*embedding_table(model.network, model.vocab))
-    if details.corpus is not None and not model.is_of_text:
-        train, *others = (details.corpus.items(split) for split in SPLITS)
+    if corpus is not None and not model.is_of_text:
+        train, *others = (corpus.items(split) for split in SPLITS)
         seen = [train, [*chain(*others)]]
         if sum(map(len, seen)) <= MAX_LIST:
             data["seen"] = [_pack_array(np.unique(np.fromiter(map(item_hash, items), np.uint32))) for items in seen]
     return data
 
 
-def _label(model: LanguageModel, details: Details) -> dict[str, tuple[float, LanguageModel]]:
+def _label(model: LanguageModel, info: ExportInfo) -> dict[str, tuple[float, LanguageModel]]:
     """The parts of the page and their weights, by label: network, counts, or network 1, network 2."""
-    parts = [*model.parts, *([] if details.beside is None else [(0.0, details.beside)])]
+    parts = [*model.parts, *([] if info.counts is None else [(0.0, info.counts)])]
     kinds = [part.kind for _, part in parts]
     numbers = [f" {kinds[:i].count(kind) + 1}" if kinds.count(kind) > 1 else "" for i, kind in enumerate(kinds)]
     return {f"{kind}{number}": part for kind, number, part in zip(kinds, numbers, parts, strict=True)}
@@ -125,21 +119,25 @@ def _map(table: Array, labels: Sequence[str]) -> dict[str, Any]:
     return {"points": np.round(points - low, 1).tolist(), "size": size, "width": width, "height": height, "note": note}
 
 
-def _losses(model: LanguageModel, details: Details) -> dict[str, float]:
-    """Losses on dev, nats/token: what to compare the model with, its parts, and itself; none that is infinite."""
+def _losses(
+    model: LanguageModel,
+    parts: Mapping[str, tuple[float, LanguageModel]],
+    corpus: Corpus | None,
+    reported: Mapping[str, float],
+) -> dict[str, float]:
+    """Dev losses of baselines, parts and model, nats/token; infinite ones are omitted."""
     losses = {"uniform": math.log(len(model.vocab))}
-    corpus = details.corpus
     if corpus is not None:
         levels, _ = modified_kneser_ney(count(corpus.train, len(corpus.vocab), 2))
         bigram = NGramModel(levels, len(corpus.vocab))
         losses["bigram"] = dev_loss(LanguageModel.of_counts(bigram, corpus.vocab, model.facts), corpus)
-        for label, (_, part) in _label(model, details).items():
-            if part.kind in ("network", "counts") and not (part is model and details.losses):
+        for label, (_, part) in parts.items():
+            if part.kind in ("network", "counts") and not (part is model and reported):
                 losses[label] = dev_loss(part, corpus)
         if model.kind == "mixture":
             losses["mixture"] = dev_loss(model, corpus)
-    if "dev" in details.losses:
-        losses[model.kind] = details.losses["dev"]
+    if "dev" in reported:
+        losses[model.kind] = reported["dev"]
     return {label: loss for label, loss in losses.items() if math.isfinite(loss)}
 
 
@@ -149,7 +147,7 @@ def _describe_part(part: LanguageModel) -> dict[str, Any]:
         description["sizes"] = {name: getattr(part.network, name) for name in ARCHITECTURE}
         description["num_weights"] = part.network.count_weights()
         weights = {name: weight.detach().float().numpy() for name, weight in part.network.named_parameters()}
-        is_large = description["num_weights"] > MAX_FLOAT32
+        is_large = _is_large(part.network)
         description["arrays"] = {
             name: _pack_rounded(weight) if is_large and weight.ndim == 2 else _pack_array(weight)
             for name, weight in weights.items()
@@ -176,25 +174,6 @@ def _smallest(numbers: Array) -> Array:
     return numbers.astype(np.min_scalar_type(numbers.max(initial=0)))
 
 
-def _read_part(part: dict[str, Any], vocab: Vocab, facts: CorpusFacts) -> LanguageModel:
-    arrays = {name: _unpack_array(array) for name, array in part.get("arrays", {}).items()}
-    if part["kind"] == "network":
-        weights = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
-        network = MLP.from_weights(weights, len(vocab), part["context_size"], **part["sizes"])
-        return LanguageModel.of_network(network, part["context_size"], vocab, facts)
-    if part["kind"] == "cache":
-        return cache_model(part["context_size"], vocab, facts)
-    levels = []
-    for k in range(1, part["order"] + 1):
-        probs, backoff = (arrays[f"{name}{k}"].astype(np.float64) for name in ("probs", "backoff"))
-        keys = np.arange(len(vocab))
-        if k > 1:
-            contexts = np.repeat(np.arange(len(backoff)), arrays[f"children{k}"])
-            keys = contexts * len(vocab) + arrays[f"targets{k}"].astype(np.int64)
-        levels.append(Level(keys, probs, backoff))
-    return LanguageModel.of_counts(NGramModel(levels, len(vocab)), vocab, facts)
-
-
 def _pack(data: bytes) -> str:
     return base64.b64encode(gzip.compress(data, mtime=0)).decode()
 
@@ -209,15 +188,38 @@ def _pack_array(array: Array) -> dict[str, Any]:
 
 
 def _pack_rounded(matrix: Array) -> dict[str, Any]:
-    scales = np.maximum(np.abs(matrix).max(1), np.finfo(np.float32).tiny) / 32767
-    rounded = np.round(matrix / scales[:, None]).astype(np.int16)
-    return {**_pack_array(rounded), "scales": _pack_array(scales.astype(np.float32))}
+    rounded, scales = _round(matrix)
+    return {**_pack_array(rounded), "scales": _pack_array(scales)}
 
 
-def _unpack_array(packed: dict[str, Any]) -> Array:
-    data = gzip.decompress(base64.b64decode(packed["data"]))
-    values = np.frombuffer(data, np.dtype(packed["dtype"]).newbyteorder("<")).reshape(packed["shape"])
-    return values * _unpack_array(packed["scales"])[:, None] if "scales" in packed else values
+# -- rounding ----------------------------------------------------------------------------------------------------------
+
+
+def _is_large(network: MLP | None) -> TypeGuard[MLP]:
+    """Whether the matrices of a network are rounded."""
+    return network is not None and network.count_weights() > MAX_FLOAT32
+
+
+def _round(matrix: Array) -> tuple[Array, Array]:
+    """A matrix as 16-bit integers, and the scale of each row."""
+    scales = (np.maximum(np.abs(matrix).max(1), np.finfo(np.float32).tiny) / 32767).astype(np.float32)
+    return np.round(matrix / scales[:, None]).astype(np.int16), scales
+
+
+@torch.no_grad()
+def _difference(network: MLP, context_size: int) -> float:
+    """The largest change of a log-probability that rounding causes."""
+    rounded = copy.deepcopy(network).float()
+    for weight in rounded.parameters():
+        if weight.ndim == 2:
+            integers, scales = _round(weight.numpy())
+            weight.copy_(torch.from_numpy(integers * scales[:, None]))
+    vocab_size, generator = network.embedding.num_embeddings, torch.Generator().manual_seed(0)
+    contexts = torch.randint(vocab_size, (NUM_CONTEXTS, context_size), generator=generator)
+    return (network.log_probs(contexts) - rounded.log_probs(contexts)).abs().max().item()
+
+
+# -- items -------------------------------------------------------------------------------------------------------------
 
 
 def item_hash(item: str) -> int:

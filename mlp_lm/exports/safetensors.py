@@ -1,42 +1,47 @@
-"""A folder that can be sent to strangers: weights as safetensors, everything else as JSON, and a model card."""
+"""A model for sharing: our safetensors file, which runs no code when it is read, and a model card next to it."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from mlp_lm.errors import DataError
-from mlp_lm.exports.details import Details, dev_loss
-from mlp_lm.models.checkpoint import CARD, load, save_folder
+from mlp_lm.exports.info import ExportInfo, corpus_name, dev_loss, find_corpus
+from mlp_lm.files import write_text
+from mlp_lm.models import model_file
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.metrics import NLL
 from mlp_lm.models.sampling import Sampling
 from mlp_lm.text.corpus import CorpusSettings
 from mlp_lm.text.vocab import lines_printable
 
-TOLERANCE = 1e-6  # between log-probabilities: nothing is rounded
+MODEL_CARD = ".md"  # the suffix of the card
 
 
-def write(path: Path, model: LanguageModel, details: Details) -> None:
-    """Write the folder `path`."""
-    save_folder(path, model)
-    (path / CARD).write_text("\n".join([*_card(model, details), ""]), encoding="utf-8")
+def write(model: LanguageModel, info: ExportInfo, path: Path) -> list[str]:
+    """Write the model and its card. Returns lines for the user."""
+    card = path.with_suffix(MODEL_CARD)
+    write_text(card, "\n".join([*_card(model, info, path.name), ""]))
+    model_file.save(path, _without_folders(model))
+    file, text = (shlex.quote(str(name)) for name in (path, card))
+    return [
+        f"model card: {card}",
+        f"next: python -m mlp_lm sample {file}",
+        f"to publish it: hf upload USER/MODEL {file}; hf upload USER/MODEL {text} README.md",
+    ]
 
 
-def read(path: Path) -> LanguageModel:
-    """The model in the folder."""
-    return load(path)
+def _without_folders(model: LanguageModel) -> LanguageModel:
+    """The same model, without the folders of its corpus on this machine."""
+    settings = model.facts.settings
+    names = {name: Path(value).name for name, value in settings.items() if name.endswith("path") and value}
+    return replace(model, facts=replace(model.facts, settings={**settings, **names}))
 
 
-def usage(path: Path) -> str:
-    """How to use the folder."""
-    place = shlex.quote(str(path))
-    return f"python -m mlp_lm sample {place}; to publish it: hf upload USER/MODEL {place}"
-
-
-def _card(model: LanguageModel, details: Details) -> Iterator[str]:
+def _card(model: LanguageModel, info: ExportInfo, file: str) -> Iterator[str]:
     """The lines of the model card, in Markdown with the metadata of the Hugging Face Hub."""
     facts = CorpusSettings.of(model.facts.settings)
     what = "running text" if model.is_of_text else "items such as names"
@@ -49,15 +54,15 @@ def _card(model: LanguageModel, details: Details) -> Iterator[str]:
     if facts.train_path is not None:
         split = "train, dev and test are files of their own"
     yield from ["---", "library_name: mlp_lm", "pipeline_tag: text-generation"]
-    yield from ["tags:", "- language-model", "- makemore", "---", "", f"# {details.name}", ""]
+    yield from ["tags:", "- language-model", "- makemore", "---", "", f"# {info.name}", ""]
     yield (
-        f"A language model of {what}, trained with mlp_lm on `{details.corpus_name}`: {len(model.vocab):,} tokens "
+        f"A language model of {what}, trained with mlp_lm on `{corpus_name(model)}`: {len(model.vocab):,} tokens "
         f"({'characters' if facts.tokens == 'characters' else 'words'}), {model.context_size:,} tokens of context."
     )
     yield from ["", *(f"- {_describe(part)}{_share(weight, model)}" for weight, part in model.parts)]
-    losses = dict(details.losses)
-    if not losses and details.corpus is not None:
-        losses = {"dev": dev_loss(model, details.corpus)}
+    losses = dict(info.losses)
+    if not losses and (corpus := find_corpus(model, info)) is not None:
+        losses = {"dev": dev_loss(model, corpus)}
     if losses:
         yield from ["", "| split | nats/token | perplexity |", "|---|---|---|"]
         yield from (f"| {name} | {loss:.4f} | {NLL(loss, 1).perplexity:.3f} |" for name, loss in losses.items())
@@ -66,16 +71,16 @@ def _card(model: LanguageModel, details: Details) -> Iterator[str]:
         samples = model.sample(1 if model.is_of_text else 10, Sampling(seed=0))
         lines = (lines_printable(str(sample)).replace("```", "'''") for sample in samples)
         yield from ["", "## Samples", "", "```", *lines, "```"]
-    yield from ["", "## Use", "", "With mlp_lm installed, in this folder:", ""]
+    yield from ["", "## Use", "", "With mlp_lm installed:", ""]
     yield from [
         "```python",
         "from mlp_lm import load",
         "",
-        'lm = load(".")',
+        f"lm = load({file!r})",
         "print(*lm.sample(10))",
         "```",
         "",
-        "or `python -m mlp_lm sample .`",
+        f"or `python -m mlp_lm sample {shlex.quote(file)}`",
     ]
 
 
