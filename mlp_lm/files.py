@@ -34,8 +34,8 @@ def check_outputs(inputs: Iterable[str | None], **outputs: tuple[str | None, tup
         if not value or path.is_dir() or not path.absolute().parent.is_dir():
             raise SettingsError(f"{flag}: {value!r} cannot be written; expected a file in a folder that exists")
         if (real := os.path.realpath(path)) in taken:
-            raise SettingsError(f"{flag}: {value} is {taken[real]}, too; name another file")
-        taken[real] = f"--{flag}"
+            raise SettingsError(f"{flag}: {value} would overwrite {taken[real]}; choose another file")
+        taken[real] = f"the output of --{flag}"
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:

@@ -22,9 +22,12 @@ Outputs = dict[str, tuple[str | None, tuple[str, ...]]]
         ({"json": ("", ())}, "json: '' cannot be written; expected a file in a folder that exists"),
         ({"json": (".", ())}, "json: '.' cannot be written; expected a file in a folder that exists"),
         ({"json": ("missing/a.json", ())}, "json: 'missing/a.json' cannot be written"),
-        ({"json": ("./names.txt", ())}, "json: ./names.txt is an input, too; name another file"),
-        ({"json": ("link", ())}, "json: link is an input, too; name another file"),
-        ({"json": ("a.png", ()), "plot": ("a.png", PICTURES)}, "plot: a.png is --json, too; name another file"),
+        ({"json": ("./names.txt", ())}, "json: ./names.txt would overwrite an input; choose another file"),
+        ({"json": ("link", ())}, "json: link would overwrite an input; choose another file"),
+        (
+            {"json": ("a.png", ()), "plot": ("a.png", PICTURES)},
+            "plot: a.png would overwrite the output of --json; choose another file",
+        ),
     ],
 )
 def test_outputs_that_cannot_be_or_would_overwrite(

@@ -153,7 +153,7 @@ def test_what_a_terminal_would_not_show_is_escaped(tmp_path: Path, capsys: Captu
     [
         (["FILE", "--item=Zoë"], "item: 'Zoë' has the unknown characters 'Z', 'ë'; the corpus has a b "),
         (["FILE", "--context_size=0"], "context_size must be between 1 and 1,024 (got 0)"),
-        (["FILE", "--json=FILE"], "is an input, too"),
+        (["FILE", "--json=FILE"], "would overwrite an input"),
         (["FILE", "--nearest=a", "--json=figures.json"], "nearest: is about a network, and goes with no flag"),
         (["FILE", "--nearest=a", "--layout=text"], "nearest: is about a network, and goes with no flag"),
         (["FILE", "--train_path=a", "--dev_path=b", "--test_path=c"], "test_path: inspect takes one text; name one"),

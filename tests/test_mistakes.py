@@ -55,7 +55,7 @@ def test_a_path_that_is_no_text(path: str, capsys: Capture) -> None:
         (["score", "FILE", "nowhere.txt"], "nowhere.txt: no such file"),
         (["score", "FILE", __file__, "--skip_unknown"], "unknown characters in every item; the model knows a b c"),
         (["score", "FILE", "names", "--output=/nowhere/scores.csv"], "output: '/nowhere/scores.csv' cannot be written"),
-        (["score", "FILE", "names", "--output=FILE"], "is an input, too; name another file"),
+        (["score", "FILE", "names", "--output=FILE"], "would overwrite an input; choose another file"),
     ],
 )
 def test_what_a_model_cannot_do(args: list[str], expected: str, best: Path, capsys: Capture) -> None:

@@ -108,7 +108,7 @@ def test_what_does_not_go_together_is_refused(best: Path, counts: Path, tmp_path
         ([best, counts, "--cache=5"], "cache: for running text; the order of items is random"),
         ([best], "files: expected two or more, or one and --cache"),
         ([saved, counts], f"{saved}: a mixture already; name its parts"),
-        ([best, counts, f"--save={counts}"], "is an input, too"),
+        ([best, counts, f"--save={counts}"], "would overwrite an input"),
         ([best, counts, "--path=names"], "has other characters"),
         ([best, counts, best.parent / "best.ckpt"], "files: one is listed twice"),
     ):

@@ -82,6 +82,14 @@ def rewritten(path: Path, copy: Path, change: Change) -> Path:
     return copy
 
 
+def leave_out_a_token(header: Any, tensors: dict[str, Tensor]) -> None:
+    """Make a file of counts one of order 1 that knows a token less."""
+    for name in [name for name in tensors if "level2" in name or "level3" in name]:
+        del tensors[name]
+    tensors |= {f"part0.level1.{name}": tensors[f"part0.level1.{name}"][1:] for name in ("keys", "probs")}
+    header["parts"][0].update(context_size=1, sizes={"order": 1})
+
+
 CHANGES: dict[str, Change] = {
     "no vocabulary": lambda header, tensors: header.pop("vocab"),
     "another entry": lambda header, tensors: header.update(more=1),
@@ -109,6 +117,10 @@ CHANGES_OF_COUNTS: dict[str, Change] = {
         {"part0.level2.keys": tensors["part0.level2.keys"].flip(0)}
     ),
     "large keys": lambda header, tensors: tensors.update({"part0.level2.keys": tensors["part0.level2.keys"] + 10**6}),
+    "one probability less": lambda header, tensors: tensors.update(
+        {"part0.level3.probs": tensors["part0.level3.probs"][1:]}
+    ),
+    "a token less": leave_out_a_token,
     "another order": lambda header, tensors: header["parts"][0]["sizes"].update(order=2),
 }
 CHANGES_OF_NETWORKS: dict[str, Change] = {

@@ -148,7 +148,7 @@ def test_counts_that_generate_nothing_have_no_picture(tmp_path: Path, capsys: Ca
         ("{best} --what=embedings", "did you mean embeddings?"),
         ("{best} --what=", "what: found ''"),
         ("{best} --output=a.gif", "output: found 'a.gif', expected a file that ends in .png or .svg"),
-        ("{copy} --output={copy}", "is an input, too"),
+        ("{copy} --output={copy}", "would overwrite an input"),
         ("{copy} --what=loss", "no TensorBoard events with losses"),
         ("{folder}", "a folder without checkpoints/best.ckpt"),
         ("{counts} --what=embeddings", "counts have no embeddings; expected the checkpoint of a network"),

@@ -70,7 +70,7 @@ def export(
         info = _info(source, model, None if counts is None else _counts(counts, file, model, format))
         exported = "_exported" if source.suffix == chosen.suffixes[0] else ""
         default = str(source.with_name(source.stem + exported + chosen.suffixes[0]))
-        target = _target(default if output is None else output, chosen, [file, counts], overwrite)
+        target = _target(default if output is None else output, chosen, [str(source), counts], overwrite)
         lines = _module(chosen, format).write(model, info, target)
     print(f"saved: {target}, {target.stat().st_size:,} bytes", *lines, sep="\n")
 
