@@ -4,12 +4,12 @@ A line has log10 p(w | h), the k-gram hw and, below the last level, log10 of the
 Interpolated weights are folded in: p(w | h) is the number of hw where that is listed, and else p(w | h without its
 first token) times the backoff of h, which is 1 if h is not listed.
 
-The boundary is `<s>` where it begins a k-gram and `</s>` where it ends one, and the logarithm of 0 is -99. Unigrams
-stand in the order of their ids, `</s>` first. Before it stands what is no target: `<s>`, and `<unk>` if the vocabulary
-has none.
+The boundary is `<s>` where it begins a k-gram and `</s>` where it ends one, and the logarithm of 0 is -99. Unigrams are
+in the order of their ids, `</s>` first, after those that are never predicted: `<s>`, and `<unk>` if the vocabulary has
+none.
 
-Blanks separate tokens. So white space in a token is written as its code point, `<U+0020>`, and so is the `<` of a token
-that would be read as such an escape, or as a special word that it is not: the token `<s>` is `<U+003C>s>`.
+Spaces separate tokens. So white space in a token is written as its code point, `<U+0020>`, and so is the `<` of a token
+that would otherwise be read as such an escape, or as a special word: the token `<s>` is `<U+003C>s>`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def write(model: LanguageModel, info: ExportInfo, path: Path) -> list[str]:
 
 
 def words_of(vocab: Vocab) -> list[str]:
-    """The words of the file that are the tokens of `vocab`, by id; of the boundary, the word as a target."""
+    """The words of the file for the tokens of `vocab`, by id; for the boundary, the word that ends an item."""
     return [END, *map(escape, vocab.tokens[1:])]
 
 
@@ -72,9 +72,9 @@ def _lines(counts: NGramModel, vocab: Vocab) -> Iterator[str]:
 
 
 def _sections(counts: NGramModel, added: list[int]) -> Iterator[tuple[Ints, Floats, Floats]]:
-    """Of each level, the words (G, k) of its k-grams, and log10 of their probabilities (G,) and backoffs (G,).
+    """For each level, the words (G, k) of its k-grams, and log10 of their probabilities (G,) and backoffs (G,).
 
-    `added`: unigrams that are no targets, the last of which is `<s>`. The last level has no backoffs, (0,).
+    `added`: unigrams that are never predicted, `<s>` last. The last level has no backoffs, (0,).
     """
     *_, begin = added
     for k, (grams, probs) in enumerate(counts.grams(), start=1):
@@ -83,7 +83,7 @@ def _sections(counts: NGramModel, added: list[int]) -> Iterator[tuple[Ints, Floa
         if k == 1:
             grams = np.concatenate([np.array(added)[:, None], grams])
             log_probs = np.concatenate([np.full(len(added), LOG_OF_ZERO), log_probs])
-            if len(backoff):  # of <unk> if it is added, of <s>, of </s>, of all others
+            if len(backoff):  # <unk> if it is added, <s>, </s>, all others
                 backoff = np.concatenate([np.zeros(len(added) - 1), backoff[:1], [0.0], backoff[1:]])
         else:
             firsts = np.where(grams[:, 0] == BOUNDARY, begin, grams[:, 0])

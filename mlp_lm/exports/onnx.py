@@ -63,8 +63,7 @@ def write(model: LanguageModel, info: ExportInfo, path: Path) -> list[str]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Drop what the exporter says of torch itself: that torchvision is missing, and that torch calls what it
-    deprecates."""
+    """Silence the exporter's warnings about torch itself: missing torchvision, and deprecated functions."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -18,7 +18,7 @@ from mlp_lm.models.sampling import Sampling
 from mlp_lm.text.corpus import CorpusSettings
 from mlp_lm.text.vocab import lines_printable
 
-MODEL_CARD = ".md"  # the suffix of the card
+MODEL_CARD = ".md"  # its suffix; the card has the name of the file
 
 
 def write(model: LanguageModel, info: ExportInfo, path: Path) -> list[str]:
@@ -67,7 +67,7 @@ def _card(model: LanguageModel, info: ExportInfo, file: str) -> Iterator[str]:
         yield from ["", "| split | nats/token | perplexity |", "|---|---|---|"]
         yield from (f"| {name} | {loss:.4f} | {NLL(loss, 1).perplexity:.3f} |" for name, loss in losses.items())
         yield from ["", f"Split: {split}."]
-    with suppress(DataError):  # counts without smoothing can get to where nothing follows
+    with suppress(DataError):  # unsmoothed counts can reach a context that nothing follows
         samples = model.sample(1 if model.is_of_text else 10, Sampling(seed=0))
         lines = (lines_printable(str(sample)).replace("```", "'''") for sample in samples)
         yield from ["", "## Samples", "", "```", *lines, "```"]

@@ -51,10 +51,11 @@ def write(model: LanguageModel | None, info: ExportInfo, path: Path) -> list[str
     )
     write_text(path, page)
     parts = [] if model is None else [part for _, part in model.parts]
-    differences = [_difference(part.network, part.context_size) for part in parts if _is_large(part.network)]
     rounded = [
-        f"rounded to 16 bits: log-probabilities change by at most {difference:.1e} on {NUM_CONTEXTS} random contexts"
-        for difference in differences
+        f"rounded to 16 bits: log-probabilities change by at most {_difference(part.network, part.context_size):.1e} "
+        f"on {NUM_CONTEXTS} random contexts"
+        for part in parts
+        if _is_large(part.network)
     ]
     return [*rounded, f"next: open {path} in a browser; it needs no server and no network"]
 
@@ -202,7 +203,7 @@ def _is_large(network: MLP | None) -> TypeGuard[MLP]:
 
 def _round(matrix: Array) -> tuple[Array, Array]:
     """A matrix as 16-bit integers, and the scale of each row."""
-    scales = (np.maximum(np.abs(matrix).max(1), np.finfo(np.float32).tiny) / 32767).astype(np.float32)
+    scales = np.maximum(np.abs(matrix).max(1), np.finfo(np.float32).tiny) / 32767
     return np.round(matrix / scales[:, None]).astype(np.int16), scales
 
 
