@@ -16,6 +16,11 @@ from mlp_lm.errors import SettingsError
 PICTURES = (".png", ".svg")
 
 
+def absolute(path: str) -> str:
+    """A path that holds in any folder; `~` is the user's home."""
+    return str(Path(os.path.expanduser(path)).absolute())
+
+
 def check_outputs(inputs: Iterable[str | None], **outputs: tuple[str | None, tuple[str, ...]]) -> None:
     """Raise SettingsError for an output that cannot be written, or that would overwrite an input or another output.
 

@@ -73,7 +73,11 @@ def test_datamodule_and_module_do_not_know_each_other() -> None:
         ("import mlp_lm.runs", "torch lightning tensorboard"),
         ("import mlp_lm.commands.plot", "lightning torchmetrics matplotlib tensorboard"),
         ("import mlp_lm.commands.sweep", "torch lightning matplotlib"),
-        ("import mlp_lm.commands.fit", "optuna"),
+        (
+            "import mlp_lm.commands.fit",
+            "optuna mlp_lm.models.ngram mlp_lm.models.mixture mlp_lm.models.views mlp_lm.text.statistics "
+            "mlp_lm.training.teacher mlp_lm.training.fast_lane",
+        ),
         ("import mlp_lm.commands.sample, mlp_lm.commands.score; mlp_lm.load", "lightning torchmetrics matplotlib"),
     ],
 )

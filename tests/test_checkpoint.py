@@ -147,7 +147,7 @@ def test_a_file_that_would_run_code_runs_none(
     [
         ("lightning", "lightning: a checkpoint of another program; expected one that mlp_lm wrote"),
         ("newer", "newer: format 99, but this mlp_lm reads 3; install a newer mlp_lm"),
-        ("older", "older: format 1, but this mlp_lm reads 3; make it again"),
+        ("older", "older: format 1, but this mlp_lm reads 3; re-create it"),
         ("text", "text: damaged, or not a file of mlp_lm"),
         ("empty", "empty: damaged, or not a file of mlp_lm"),
         ("missing", "missing: no such file; expected a checkpoint"),

@@ -60,6 +60,11 @@ def test_predict_writes_a_row_for_each_window_of_dev(
     assert capsys.readouterr().out.startswith(f"predictions for {len(rest) + 1} windows")
 
 
+def test_an_evaluation_warns_of_nothing(best: Path, recwarn: pytest.WarningsRecorder) -> None:
+    assert main(["test", f"--ckpt_path={best}"]) == 0
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_nothing_to_evaluate_is_one_line(best: Path, capsys: Capture) -> None:
     error = error_of(["test", f"--ckpt_path={best}", "--trainer.limit_test_batches=0"], capsys)
     assert "trainer.limit_test_batches: found 0, which leaves nothing to evaluate" in error

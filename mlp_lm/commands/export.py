@@ -12,8 +12,7 @@ from mlp_lm.errors import CheckpointError, DataError, SettingsError
 from mlp_lm.exports.info import ExportInfo
 from mlp_lm.exports.safetensors import MODEL_CARD
 from mlp_lm.files import check_outputs
-from mlp_lm.models import model_file
-from mlp_lm.models.checkpoint import load, resolve
+from mlp_lm.models.checkpoint import MODEL_SUFFIX, load, resolve
 from mlp_lm.models.language_model import LanguageModel, ModelKind
 from mlp_lm.runs import best_checkpoint, read_report, run_folder
 
@@ -31,7 +30,7 @@ class Format(NamedTuple):
 
 FORMATS = {
     "html": Format("page", [".html"]),
-    "safetensors": Format("safetensors", [model_file.SUFFIX, MODEL_CARD]),
+    "safetensors": Format("safetensors", [MODEL_SUFFIX, MODEL_CARD]),
     "onnx": Format("onnx", [".onnx"], ["network"], "networks"),
     "arpa": Format("arpa", [".arpa"], ["counts"], "counts, which ngram TEXT --save counts.safetensors writes"),
 }

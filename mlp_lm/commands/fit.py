@@ -24,14 +24,13 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mlp_lm import runs
 from mlp_lm.errors import SettingsError, TrainingError
-from mlp_lm.files import write_json, write_text
+from mlp_lm.files import absolute, write_json, write_text
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import flag_values
 from mlp_lm.settings import Range, Settings, refuse
 from mlp_lm.text.advice import advice
 from mlp_lm.text.corpus import SPLITS, CorpusSettings
 from mlp_lm.text.vocab import counted
-from mlp_lm.training import fast_lane
 from mlp_lm.training.callbacks import Checkpoints, StopOnSignal
 from mlp_lm.training.cli import CLI, build, lightning_session
 from mlp_lm.training.datamodule import TextDataModule
@@ -164,6 +163,8 @@ def prepare(args: list[str], resumed: Resumed | None = None, description: str = 
 
     trainer, module, data = build(cli, length)
     if data.hparams["steps_per_execution"] > 1:
+        from mlp_lm.training import fast_lane  # here: most training does without
+
         refuse(fast_lane.problems(cli.settings, trainer.callbacks, trainer.world_size))  # type: ignore[attr-defined]
         module = fast_lane.FastLane.of(module)
     if resumed is not None:
@@ -176,12 +177,13 @@ def prepare(args: list[str], resumed: Resumed | None = None, description: str = 
 def problems_of_resuming(resumed: Resumed, cli: CLI) -> Iterator[str]:
     """Describe what a resumed run cannot change, or would lose."""
     trained_with = cli.trained_with(checkpoint.settings(resumed.content))
-    teacher = cli.settings["data.teacher"]
-    absolute = None if teacher is None else str(Path(os.path.expanduser(teacher)).absolute())
-    yield from changed({**cli.settings, "data.teacher": absolute}, trained_with, FIXED_ON_RESUME)
-    if cli.settings["run_dir"] is not None and not resumed.auto:
+    settings = cli.settings
+    if settings["data.teacher"] is not None:
+        settings["data.teacher"] = absolute(settings["data.teacher"])
+    yield from changed(settings, trained_with, FIXED_ON_RESUME)
+    if settings["run_dir"] is not None and not resumed.auto:
         yield "run_dir: a resumed run stays in its own folder; leave out --run_dir"
-    yield from resume_problems(resumed.path, resumed.content, cli.settings, resumed.auto)
+    yield from resume_problems(resumed.path, resumed.content, settings, resumed.auto)
 
 
 def horizon_problems(settings: Settings) -> Iterator[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mlp_lm.errors import SettingsError
 from mlp_lm.files import check_outputs
 from mlp_lm.models import mixture, model_file
-from mlp_lm.models.checkpoint import check_same_corpus, load, resolve
+from mlp_lm.models.checkpoint import MODEL_SUFFIX, check_same_corpus, load, resolve
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.metrics import NLL
 from mlp_lm.settings import Range
@@ -44,7 +44,7 @@ def mix(
     files = [str(resolve(file)) for file in files]
     if len({os.path.realpath(file) for file in files}) < len(files):
         raise SettingsError("files: one is listed twice")
-    check_outputs([*files, path], save=(save, (model_file.SUFFIX,)))
+    check_outputs([*files, path], save=(save, (MODEL_SUFFIX,)))
     parts = {file: load(file) for file in files}
     _check(parts, cache)
     first = next(iter(parts.values()))

@@ -13,6 +13,7 @@ from mlp_lm.errors import SettingsError
 from mlp_lm.figures import curves
 from mlp_lm.files import PICTURES, check_outputs, write_json
 from mlp_lm.models import model_file
+from mlp_lm.models.checkpoint import MODEL_SUFFIX
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.models.metrics import NLL, evaluate
 from mlp_lm.models.ngram import Counts, Level, NGramModel, Smoothing, add_k, count, modified_kneser_ney
@@ -68,7 +69,7 @@ def ngram(
     """
     numbers = _orders(orders)
     refuse(data.conflicts())
-    check_outputs([path, *data.paths], save=(save, (model_file.SUFFIX,)), plot=(plot, PICTURES), json=(json, ()))
+    check_outputs([path, *data.paths], save=(save, (MODEL_SUFFIX,)), plot=(plot, PICTURES), json=(json, ()))
     corpus = load_corpus(data.absolute())
     models, rows = _table(corpus, numbers, smoothing)
     best = min(range(len(rows)), key=lambda i: rows[i].dev)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mlp_lm.errors import CheckpointError, DataError, SettingsError
 from mlp_lm.figures import curves, networks
 from mlp_lm.files import PICTURES, check_outputs
-from mlp_lm.models import checkpoint, model_file
+from mlp_lm.models import checkpoint
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.network import SATURATED
 from mlp_lm.models.views import activation_shares, embedding_table, next_token_probs
@@ -84,7 +84,7 @@ def _embeddings(path: Path, model: LanguageModel) -> Panel:
 
 
 def _loss(path: Path, model: LanguageModel) -> Panel:
-    if path.suffix == model_file.SUFFIX:
+    if path.suffix == checkpoint.MODEL_SUFFIX:
         raise CheckpointError(f"{path}: has no loss curves; expected a checkpoint in its run folder")
     run_dir = run_folder(path)
     losses = read_curves(run_dir)

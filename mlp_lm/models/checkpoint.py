@@ -25,14 +25,14 @@ import torch
 
 from mlp_lm.errors import CheckpointError, is_out_of_memory
 from mlp_lm.files import write_atomically
-from mlp_lm.models import model_file
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel, hash_items
 from mlp_lm.models.network import ARCHITECTURE, MLP
 from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings
 from mlp_lm.text.vocab import Vocab
 
-FORMAT_VERSION = {".ckpt": 3}
+FORMAT_VERSION = 3
 KEY, DATA_KEY = "mlp_lm", "TextDataModule"
+MODEL_SUFFIX = ".safetensors"  # of `model_file`
 FOREIGN_SUFFIXES = (".html", ".onnx", ".arpa")
 NETWORK_PREFIX = "network."
 
@@ -46,7 +46,11 @@ def load(path: PathLike) -> LanguageModel:
     Raises CheckpointError if there is no such file, or if it cannot be read.
     """
     path = resolve(path)
-    return model_file.load(path) if path.suffix == model_file.SUFFIX else language_model(read(path))
+    if path.suffix == MODEL_SUFFIX:
+        from mlp_lm.models import model_file  # here: training does without counts and mixtures
+
+        return model_file.load(path)
+    return language_model(read(path))
 
 
 def resolve(path: PathLike) -> Path:
@@ -76,7 +80,7 @@ def read(path: PathLike) -> Content:
     Raises CheckpointError: missing, damaged, of another program or of another format.
     """
     path = resolve(path)
-    if path.suffix == model_file.SUFFIX:
+    if path.suffix == MODEL_SUFFIX:
         raise CheckpointError(f"{path}: not a training checkpoint; expected the .ckpt file of a run")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -98,18 +102,18 @@ def read(path: PathLike) -> Content:
         is_foreign = path.suffix in FOREIGN_SUFFIXES
         hint = "; it was exported for other programs: name what it was exported from" if is_foreign else ""
         raise CheckpointError(f"{path}: damaged, or not a file of mlp_lm{hint}") from error
-    _check_version(path, version, FORMAT_VERSION[".ckpt"])
+    _check_version(path, version)
     if DATA_KEY not in content:
         raise CheckpointError(f"{path}: has no vocabulary, as it was trained without a TextDataModule")
     return content
 
 
-def _check_version(path: Path, version: int | None, current: int) -> None:
+def _check_version(path: Path, version: int | None) -> None:
     if version is None:
         raise CheckpointError(f"{path}: a checkpoint of another program; expected one that mlp_lm wrote")
-    if version != current:
-        remedy = "install a newer mlp_lm" if version > current else "make it again"
-        raise CheckpointError(f"{path}: format {version}, but this mlp_lm reads {current}; {remedy}")
+    if version != FORMAT_VERSION:
+        remedy = "install a newer mlp_lm" if version > FORMAT_VERSION else "re-create it"
+        raise CheckpointError(f"{path}: format {version}, but this mlp_lm reads {FORMAT_VERSION}; {remedy}")
 
 
 def write(content: Content, path: PathLike) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -17,12 +17,14 @@ from torch import Tensor
 from mlp_lm.errors import DataError, SettingsError
 from mlp_lm.models.metrics import NLL, token_nll
 from mlp_lm.models.network import MLP
-from mlp_lm.models.ngram import NGramModel
 from mlp_lm.models.sampling import Sampling, generate
 from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, item_lengths
 from mlp_lm.text.tokenizer import Tokenizer
 from mlp_lm.text.vocab import BOUNDARY, UNKNOWN, Vocab, counted, name_unknown
 from mlp_lm.text.windows import Windows, eval_batch_size
+
+if TYPE_CHECKING:  # what a network does without
+    from mlp_lm.models.ngram import NGramModel
 
 MAX_KNOWN_ITEMS = 1_000_000  # of all splits together: beyond it, a checkpoint would grow by more than 8 MB
 MAX_LENGTH = 20_000  # tokens, by default: a model that hardly ever ends an item takes 2 s for that many

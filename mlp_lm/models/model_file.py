@@ -36,7 +36,6 @@ from mlp_lm.models.ngram import Level, NGramModel
 from mlp_lm.text.corpus import SPLITS, CorpusSettings
 from mlp_lm.text.vocab import Vocab
 
-SUFFIX = ".safetensors"
 FORMAT_VERSION = 1
 KEY = "mlp_lm"
 

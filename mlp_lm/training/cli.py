@@ -192,9 +192,10 @@ def silence() -> None:
         "pytorch.utilities.rank_zero",
     ):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
-    # Evaluation writes no checkpoints; Lightning 2.6 calls what torch 2.13 deprecates; a text may have fewer batches
-    # than the logging interval, which counts across epochs; batches are made where they are used.
+    # Evaluation writes no checkpoints and logs nothing; Lightning 2.6 calls what torch 2.13 deprecates; a text may have
+    # fewer batches than the logging interval, which counts across epochs; batches are made where they are used.
     for message in (
+        r"You called `self\.log\(.*but have no logger configured",
         r".*callbacks used to create the checkpoint need to be provided",
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",
         r"The number of training batches \(\d+\) is smaller than the logging interval",

@@ -12,13 +12,13 @@ from lightning.pytorch import LightningDataModule
 from tqdm import tqdm
 
 from mlp_lm.errors import DataError, SettingsError
+from mlp_lm.files import absolute
 from mlp_lm.models.checkpoint import check_same_data
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.settings import COUNT, Range, check_section, refuse
 from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, item_lengths, load_corpus
 from mlp_lm.text.vocab import counted
 from mlp_lm.text.windows import Batch, Chunk, Order, Windows, eval_batch_size
-from mlp_lm.training.teacher import absolute, load_teacher, teach
 
 
 class TextDataModule(LightningDataModule):
@@ -52,7 +52,7 @@ class TextDataModule(LightningDataModule):
         super().__init__()
         settings = CorpusSettings(**kwargs)
         sizes = {"context_size": context_size, "batch_size": batch_size, "steps_per_execution": steps_per_execution}
-        taught = {"teacher": absolute(teacher), "teacher_items": teacher_items}
+        taught = {"teacher": None if teacher is None else absolute(teacher), "teacher_items": teacher_items}
         check_section("data", {**vars(settings), **sizes, **taught}, TextDataModule, CorpusSettings)
         refuse(settings.conflicts())
         self.source = settings.paths[0]  # for messages
@@ -77,8 +77,11 @@ class TextDataModule(LightningDataModule):
     @cached_property
     def teacher(self) -> LanguageModel | None:
         """The model to learn from, if any; see `teacher.load_teacher` for the errors."""
-        path = self.hparams["teacher"]
-        return None if path is None else load_teacher(path, self.corpus)
+        if self.hparams["teacher"] is None:
+            return None
+        from mlp_lm.training.teacher import load_teacher  # here: most training does without
+
+        return load_teacher(self.hparams["teacher"], self.corpus)
 
     @property
     def vocab_size(self) -> int:
@@ -113,6 +116,8 @@ class TextDataModule(LightningDataModule):
             self.order_seed = torch.initial_seed() % 2**32  # such as --seed_everything takes
         windows = self.windows("train")
         if self.teacher is not None:
+            from mlp_lm.training.teacher import teach
+
             num_items, context_size = self.hparams["teacher_items"], self.hparams["context_size"]
             tqdm.write(
                 f"the teacher makes up {num_items:,} items, and predicts all tokens of these and of train", sys.stderr

@@ -250,7 +250,7 @@ class MLPModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what tells a checkpoint of ours from others; Lightning adds `hyper_parameters`."""
-        checkpoint.setdefault(KEY, {})["format_version"] = FORMAT_VERSION[".ckpt"]
+        checkpoint.setdefault(KEY, {})["format_version"] = FORMAT_VERSION
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning turns the network into float64 after it has loaded the weights, which would round them."""

@@ -6,9 +6,6 @@ that the mixture makes up, comes close to it on its own. T context, V vocabulary
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,11 +19,6 @@ from mlp_lm.text.corpus import Corpus
 from mlp_lm.text.tokenizer import Ids
 from mlp_lm.text.vocab import BOUNDARY
 from mlp_lm.text.windows import Batch, Windows, eval_batch_size
-
-
-def absolute(path: str | None) -> str | None:
-    """The path of a teacher, if there is one, so that it holds in any folder."""
-    return None if path is None else str(Path(os.path.expanduser(path)).absolute())
 
 
 class TaughtWindows(Windows):
