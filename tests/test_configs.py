@@ -107,7 +107,7 @@ def test_the_tables_of_the_readme_are_what_the_script_makes_of_its_figures() -> 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert figures.with_tables(text, figures.read_json(figures.FIGURES)) == text
     for name in figures.TABLES:
-        assert f"<!-- {name}: scripts/figures.py -->" in text and f"<!-- end of {name} -->" in text
+        assert f"<!-- {name}: scripts/benchmarks/figures.py -->" in text and f"<!-- end of {name} -->" in text
     assert {*re.findall(r"\w+\.yaml", " ".join(figures.ROWS))} <= {path.name for path in CONFIGS}
 
 
@@ -120,3 +120,12 @@ def test_the_loss_on_new_items_is_that_of_a_model_without_the_items_of_train() -
     in_21_ways = math.log(21) / 3  # aa has 1/27 of all, and 1/21 of what a and b, with 1/9 each, leave over
     expected = {"network_in_train": 2 / 9, "network_new_dev": in_21_ways, "network_new_test": in_21_ways}
     assert figures.memorised(lm, "network", corpus, losses) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("text", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("scripts/*/*.md"))])
+def test_every_file_of_this_project_that_a_readme_names_exists(text: str) -> None:
+    content = (ROOT / text).read_text(encoding="utf-8")
+    named = [ROOT / path for path in re.findall(r"\b(?:mlp_lm|scripts|configs|tests)/[\w./]*\w", content)]
+    linked = [(ROOT / text).parent / path for path in re.findall(r"\]\(([\w./]+)\)", content)]
+    listed = [(ROOT / text).parent / path for path in re.findall(r"^\| `(\w+\.py)` \|", content, re.MULTILINE)]
+    assert named and [str(path) for path in [*named, *linked, *listed] if not path.exists()] == []

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tests.conftest import ROOT
 
-LECTURE = ROOT / "scripts" / "lecture.py"
+LECTURE = ROOT / "scripts" / "lecture" / "lecture.py"
 SOLUTION = re.compile(r"# BEGIN SOLUTION.*?# END SOLUTION", re.DOTALL)
 
 

@@ -1,6 +1,6 @@
 """The step of `configs/brown.yaml` through `fit` against a straightforward PyTorch loop around the same network.
 
-    python scripts/benchmark_words.py --path brown.txt [--repeats 5] [--steps 40]
+    python scripts/benchmarks/benchmark_words.py --path brown.txt [--repeats 5] [--steps 40]
 
 Both take so many steps in turn, in this process, with the same batch, sizes and threads, in float32. The loop has its
 windows in two tensors, all logits of a batch at once, F.cross_entropy, and AdamW as it comes. Of `fit`, the time of
@@ -26,7 +26,7 @@ from mlp_lm.text.corpus import CorpusSettings, load_corpus
 from mlp_lm.text.windows import Windows
 from mlp_lm.training.trainer import Trainer
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "brown.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "brown.yaml"
 
 
 class Plain(nn.Module):

@@ -1,6 +1,6 @@
 """How fast a corpus becomes windows, and how much memory that takes.
 
-    python scripts/benchmark_data.py [--path names.txt] [--megabytes 100]
+    python scripts/benchmarks/benchmark_data.py [--path names.txt] [--megabytes 100]
 
 First: vocabulary, splits and windows of one file (the bundled names unless told) against the lecture's loops, in
 turn, medians of --repeats. Then the same at context 8 for generated files of --megabytes, each in a process of its

@@ -1,7 +1,7 @@
 """Build mlp_lm/text/names.txt from the first-name tables of Faker (all locales).
 
     pip install faker
-    python scripts/build_names.py
+    python scripts/benchmarks/build_names.py
 
 Only this script needs Faker; the list it writes is committed. The names are decomposed (NFKD), stripped of
 combining marks, lower-cased and kept where nothing but a-z remains; the list is sorted and has no repeats.
@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-TARGET = Path(__file__).resolve().parent.parent / "mlp_lm" / "text" / "names.txt"
+TARGET = Path(__file__).resolve().parents[2] / "mlp_lm" / "text" / "names.txt"
 
 
 def first_names() -> Iterator[str]:

@@ -3,7 +3,7 @@
     python -m mlp_lm fit --config configs/names.yaml
     python -m mlp_lm fit --config configs/names.yaml --model.embedding_dim 2 --run_dir runs/map
     python -m mlp_lm ngram names --orders 5 --save counts.safetensors
-    python scripts/pictures.py runs/names/version_0 runs/map counts.safetensors
+    python scripts/benchmarks/pictures.py runs/names/version_0 runs/map counts.safetensors
 
 They are committed, so that nobody needs a run to look at the README. The page needs the extra `test`, and Chromium.
 """

@@ -1,6 +1,6 @@
 """Other programs' models of names, written after their descriptions, as plain PyTorch.
 
-What they reach on our splits stands beside our own figures (`scripts/figures.py`). Nothing of this project is imported
+`figures.py` measures what they reach on our splits, next to our own figures. Nothing of this project is imported
 here, so that a benchmark of one of them starts as fast as it would alone. Shapes: B batch, L length of a sequence,
 V vocabulary; id 0 is the boundary.
 """

@@ -1,4 +1,4 @@
-"""The checks of `scripts/lecture.py`: what is right in many ways, and what is typically wrong."""
+"""The checks of `lecture.py`: what is right in many ways, and what is typically wrong."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Count models against kenlm's figures on names.txt, exported ones against kenlm, and how fast counting is.
 
-    python scripts/check_counts.py names.txt [--text shakespeare.txt] [--tokens 10000000] [--lmplz PATH]
+    python scripts/benchmarks/check_counts.py names.txt [--text shakespeare.txt] [--tokens 10000000] [--lmplz PATH]
 
 With kenlm's lmplz on the PATH, or named, the large corpus is given to it, too. Ends with exit code 1 where a loss is
 off by more than 0.0005 nats/token, a log-probability by more than 0.0001, or a limit is passed.

@@ -1,4 +1,4 @@
-"""Copies of `scripts/lecture.py`: without its solutions, and as a notebook."""
+"""Copies of `lecture.py`: without its solutions, and as a notebook."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def write_exercises(folder: Path, names: str, notebook: bool) -> list[Path]:
 
 
 def main(args: Sequence[str]) -> int:
-    """The command line of `scripts/lecture.py`."""
+    """The command line of `lecture.py`."""
     parser = argparse.ArgumentParser("lecture.py", description="The lecture as a program, or exercises made of it.")
     parser.add_argument("--exercises", metavar="DIR", type=Path, required=True, help="write the exercises into DIR")
     parser.add_argument("--notebook", action="store_true", help="write them as a notebook, too")

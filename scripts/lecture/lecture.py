@@ -16,8 +16,8 @@
 # Letters for shapes: B rows of a batch, T context, E embedding, H hidden units, V vocabulary, N windows.
 
 # %% tags=["master"]
-# The file with the solutions, which runs from top to bottom: python scripts/lecture.py
-# A copy to work in: python scripts/lecture.py --exercises DIR [--notebook] [--names FILE]
+# The file with the solutions, which runs from top to bottom: python scripts/lecture/lecture.py
+# A copy to work in: python scripts/lecture/lecture.py --exercises DIR [--notebook] [--names FILE]
 import sys
 
 if __name__ == "__main__" and len(sys.argv) > 1 and "ipykernel" not in sys.modules:

@@ -1,6 +1,6 @@
 """The lecture's recipe through `fit` against the lecture's own loop and against plain Lightning.
 
-    python scripts/benchmark.py --path names.txt [--repeats 5] [--json benchmark.json]
+    python scripts/benchmarks/benchmark.py --path names.txt [--repeats 5] [--json benchmark.json]
 
 Everything runs in processes of its own, in turn, on the lecture split of names.txt, on the CPU:
 
@@ -14,7 +14,7 @@ Everything runs in processes of its own, in turn, on the lecture split of names.
 Rivals run with one thread and with all cores, and the better median counts; ours chooses for itself. Times of a loop
 are from its first step to its last, those of ours from the call of Trainer.fit to its return; whole processes are timed
 from outside. At last, names.yaml with all that TensorBoard shows against the same with nothing logged. Time to a loss
-is raced by `scripts/figures.py`.
+is raced by `figures.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 Result = dict[str, Any]  # seconds, steps and, where dev was evaluated, curve: [(seconds since the loop began, loss)]
 
 

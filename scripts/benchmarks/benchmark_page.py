@@ -1,6 +1,6 @@
 """Steps a second of the page's training tab, in node and in Chromium, beside those of the step in Python.
 
-    python scripts/benchmark_page.py [--repeats 5]
+    python scripts/benchmarks/benchmark_page.py [--repeats 5]
 
 The lecture's network (11,897 weights, batches of 32) on the bundled names, one after the other in turn; medians.
 Needs the extra `test`, and Chromium.

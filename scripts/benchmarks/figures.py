@@ -1,15 +1,16 @@
 """The README's tables of losses on names, and the race to three of them, each made by one command.
 
-    python scripts/figures.py [names.yaml microgpt …] [--splits lecture,unique] [--all] [--path names.txt] [--readme]
-    python scripts/figures.py --race [--repeats 5] [--path names.txt] [--readme]
+    python scripts/benchmarks/figures.py [names.yaml microgpt …] [--splits lecture,unique] [--all] [--path names.txt]
+        [--readme]
+    python scripts/benchmarks/figures.py --race [--repeats 5] [--path names.txt] [--readme]
 
 The first measures the rows of the table that are named (else all that take less than a minute, or with `--all` all) on
-the splits named, one after the other: configs, several of them together, and the peers of `scripts/peers.py`. It
+the splits named, one after the other: configs, several of them together, and the peers of `peers.py`. It
 takes dev and test of `best.ckpt`, reloaded, beside the counts of the order that is best on dev, and beside the mixture
 with these, whose weights are best on dev; of a peer, its last or best weights, and the time of its loop. Where no item
 is in two splits, it also measures how much of its probability a model gives to the items of train. The second measures
 how long it takes from the start of a process to the first dev loss that is low enough, with the rivals beside, in turn.
-Figures of all calls are kept in `scripts/figures.json`; `--readme` writes them into the README.
+Figures of all calls are kept in `figures.json`; `--readme` writes them into the README.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ from mlp_lm.text.corpus import Corpus, CorpusSettings, load_corpus
 from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.windows import Windows
 
-ROOT = Path(__file__).resolve().parent.parent
-FIGURES, README = ROOT / "scripts" / "figures.json", ROOT / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES, README = Path(__file__).with_name("figures.json"), ROOT / "README.md"
 SPLITS = ("bundled", "lecture", "unique")
 ORDERS = range(3, 9)  # of counts; the best one on dev is among them, on all three splits
 Row = dict[str, Any]
@@ -343,14 +344,14 @@ def read_json(path: str | Path) -> Row:
 
 
 def keep(kept: Row) -> None:
-    """Write all figures to `scripts/figures.json`."""
+    """Write all figures to `figures.json`."""
     FIGURES.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def with_tables(text: str, kept: Row) -> str:
     """`text` with each table between its marker lines."""
     for name, (source, table) in TABLES.items():
-        start, end = f"<!-- {name}: scripts/figures.py -->\n", f"<!-- end of {name} -->"
+        start, end = f"<!-- {name}: scripts/benchmarks/figures.py -->\n", f"<!-- end of {name} -->"
         before, _, rest = text.partition(start)
         if source in kept and end in rest:
             text = before + start + "\n".join([*table(kept), end]) + rest.partition(end)[2]

@@ -1,6 +1,6 @@
 """A run that is killed at any moment is resumed from its last checkpoint and ends as if nothing had happened.
 
-    python scripts/kill_test.py [--kills 50] [--seed 1]
+    python scripts/benchmarks/kill_test.py [--kills 50] [--seed 1]
 
 Trains once without interruption. Then trains the same again, ends the process with SIGKILL at a random time, checks
 what it left behind, resumes from `last.ckpt`, and so on. After each kill: every file under a final name loads, and
