@@ -16,7 +16,7 @@ from typing import NoReturn
 from mlp_lm import __version__
 from mlp_lm.commands import COMMANDS
 from mlp_lm.errors import Interrupted, LostProcessError, MlpLmError, is_out_of_memory
-from mlp_lm.text.vocab import printable
+from mlp_lm.terminal import escape
 
 HELP = f"""\
 usage: python -m mlp_lm COMMAND [options]
@@ -115,7 +115,7 @@ def _is_first_process() -> bool:
 def _fail(args: list[str], message: str) -> int:
     """Print one line, whatever is quoted in it. Returns the exit code."""
     name = f" {args[0]}" if args and args[0] in COMMANDS else ""
-    print(f"mlp_lm{name}: error: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
+    print(f"mlp_lm{name}: error: {escape(' '.join(message.split()))}", file=sys.stderr, flush=True)
     return 2
 
 

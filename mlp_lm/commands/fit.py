@@ -28,9 +28,9 @@ from mlp_lm.files import absolute, write_json, write_text
 from mlp_lm.models import checkpoint
 from mlp_lm.parsing import flag_values
 from mlp_lm.settings import Range, Settings, refuse
+from mlp_lm.terminal import pluralize
 from mlp_lm.text.advice import advice
 from mlp_lm.text.corpus import SPLITS, CorpusSettings
-from mlp_lm.text.vocab import counted
 from mlp_lm.training.callbacks import Checkpoints, StopOnSignal
 from mlp_lm.training.cli import CLI, build, lightning_session
 from mlp_lm.training.datamodule import TextDataModule
@@ -65,7 +65,7 @@ def fit(args: list[str], description: str = "", callbacks: Sequence[Callback] = 
         run.trainer.callbacks += callbacks  # type: ignore[attr-defined]  # public, but not declared
         if run.trainer.fast_dev_run:  # type: ignore[attr-defined]
             run.trainer.fit(run.module, run.data)
-            print(f"fast_dev_run: {counted(run.trainer.global_step, 'step')} taken, nothing saved")
+            print(f"fast_dev_run: {pluralize(run.trainer.global_step, 'step')} taken, nothing saved")
         else:
             train(run, stack)
 
@@ -267,7 +267,7 @@ def summary(run: Run, run_dir: Path) -> str:
     length = f"{trainer.max_epochs:,} epochs" if trainer.max_epochs and trainer.max_epochs > 0 else ""
     if trainer.max_steps > 0:
         epochs = trainer.max_steps * trainer.accumulate_grad_batches / data.steps_per_epoch
-        steps = f"{counted(trainer.max_steps, 'step')}, {epochs:.3g} epochs"
+        steps = f"{pluralize(trainer.max_steps, 'step')}, {epochs:.3g} epochs"
         length = f"{steps}, at most {length}" if length else steps
     text = f"{data.source}: {windows} windows in {' / '.join(SPLITS)}, {data.vocab_size:,} tokens"
     text += f"; {length}; run {run_dir}"

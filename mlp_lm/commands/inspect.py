@@ -10,6 +10,7 @@ from typing import Annotated
 from mlp_lm.errors import CheckpointError, SettingsError
 from mlp_lm.files import check_outputs, write_json
 from mlp_lm.settings import Range, refuse
+from mlp_lm.terminal import display_name, pluralize
 from mlp_lm.text.advice import PROSE_ADVICE, looks_like_prose
 from mlp_lm.text.corpus import CorpusSettings, parse_items, read_text
 from mlp_lm.text.datasets import resolve_path
@@ -21,7 +22,7 @@ from mlp_lm.text.statistics import (
     item_windows,
     statistics,
 )
-from mlp_lm.text.vocab import Vocab, counted, shown
+from mlp_lm.text.vocab import Vocab
 
 BAR_WIDTH = 50
 MAX_CHARACTERS, MAX_ODD = 100, 20  # in the report; --json has all of them
@@ -82,7 +83,7 @@ def inspect(
 
 def _frequency_lines(path: str, found: Frequencies) -> Iterator[str]:
     """The lines of a report on words or running text."""
-    yield f"{path}: {counted(found.tokens, 'token')}, {len(found.counts):,} distinct"
+    yield f"{path}: {pluralize(found.tokens, 'token')}, {len(found.counts):,} distinct"
     if found.coverage:
         yield from ("", "most frequent tokens, and the share of all that they make up")
         yield from (f"{size:>9,}{share:>9.2%}" for size, share in found.coverage.items())
@@ -93,9 +94,9 @@ def _frequency_lines(path: str, found: Frequencies) -> Iterator[str]:
     yield from ("", "the most frequent")
     for first in range(0, min(len(tokens), 30), 3):
         row = tokens[first : first + 3]
-        yield "".join(f" {shown(token)[:14]:>15}{found.counts[token]:>10,}" for token in row)
+        yield "".join(f" {display_name(token)[:14]:>15}{found.counts[token]:>10,}" for token in row)
     rare = tokens[:: -max(1, len(tokens) // 200)][:10]
-    yield from ("", f"some of the rarest: {', '.join(map(shown, rare))}")
+    yield from ("", f"some of the rarest: {', '.join(map(display_name, rare))}")
 
 
 def _nearest_lines(path: str, tokens: list[str]) -> Iterator[str]:
@@ -115,11 +116,11 @@ def _nearest_lines(path: str, tokens: list[str]) -> Iterator[str]:
 
 def _report(path: str, found: Statistics, vocab: Vocab) -> Iterator[str]:
     """The lines of the report."""
-    items = counted(found.items, "item")
+    items = pluralize(found.items, "item")
     yield f"{path}: {items}, {found.distinct_items:,} distinct; a vocabulary of {len(vocab):,} with the boundary"
     yield f"first     {_listed(found.first_items)}"
-    yield f"shortest  {_listed(found.shortest)} ({counted(min(found.lengths), 'token')} and the boundary)"
-    yield f"longest   {_listed(found.longest)} ({counted(max(found.lengths), 'token')} and the boundary)"
+    yield f"shortest  {_listed(found.shortest)} ({pluralize(min(found.lengths), 'token')} and the boundary)"
+    yield f"longest   {_listed(found.longest)} ({pluralize(max(found.lengths), 'token')} and the boundary)"
     yield from ("", "tokens       items  (without the boundary)")
     rows = histogram(found.lengths)
     longest_bar = max(count for _, _, count in rows)
@@ -133,7 +134,7 @@ def _report(path: str, found: Statistics, vocab: Vocab) -> Iterator[str]:
         yield f"  {odd.code_point:<8} {odd.count:>8,}  line {odd.first_line:<8,} {odd.kind}: {odd.name}"
     yield from _more(len(found.odd_characters) - MAX_ODD)
     repeated = found.items - found.distinct_items
-    yield from ("", f"{counted(repeated, 'repeated item')}{'; fit drops repeats' if repeated else ''}")
+    yield from ("", f"{pluralize(repeated, 'repeated item')}{'; fit drops repeats' if repeated else ''}")
     for split, share in found.repeats_of_train.items() if repeated else ():
         yield f"with --data.unique false, {share:.1%} of the items of {split} occur in train too"
 
@@ -162,6 +163,6 @@ def _more(number: int) -> Iterator[str]:
 
 def _window_lines(windows: list[tuple[list[str], str]]) -> Iterator[str]:
     """Every window as `... -> e`."""
-    yield f"{counted(len(windows), 'token')} with the boundary"
+    yield f"{pluralize(len(windows), 'token')} with the boundary"
     wide = any(len(token) > 1 for context, _ in windows for token in context)  # words would run together
     yield from (f"{(' ' if wide else '').join(context)} -> {target}" for context, target in windows)

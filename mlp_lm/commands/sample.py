@@ -9,7 +9,8 @@ from mlp_lm.models.checkpoint import load
 from mlp_lm.models.language_model import ATTEMPTS_PER_NEW_ITEM
 from mlp_lm.models.sampling import Sampling
 from mlp_lm.settings import Range
-from mlp_lm.text.vocab import UNKNOWN, lines_printable, printable
+from mlp_lm.terminal import escape, escape_lines
+from mlp_lm.text.vocab import UNKNOWN
 
 
 def sample(file: str, sampling: Sampling, num: Annotated[int, Range(1, 100_000_000)] | None = None) -> None:
@@ -28,9 +29,9 @@ def sample(file: str, sampling: Sampling, num: Annotated[int, Range(1, 100_000_0
     if unknown := model.unknown(sampling.prompt) if UNKNOWN in model.vocab else []:
         print(f"prompt: {', '.join(map(repr, unknown))} outside the vocabulary, read as {UNKNOWN}", file=sys.stderr)
     samples = model.sample(num, sampling)
-    show = printable if sys.stdout.isatty() else str  # a file gets what was generated, a terminal nothing to obey
+    show = escape if sys.stdout.isatty() else str  # a file gets what was generated, a terminal nothing to obey
     if model.is_of_text:
-        show = lines_printable if sys.stdout.isatty() else str
+        show = escape_lines if sys.stdout.isatty() else str
     sys.stdout.writelines(f"{show(str(s))}\n" for s in samples)
     sys.stdout.flush()
     print(model.summary(samples), file=sys.stderr)

@@ -13,9 +13,10 @@ from mlp_lm.files import check_outputs, write_csv
 from mlp_lm.models.checkpoint import load, resolve
 from mlp_lm.models.language_model import LanguageModel, Score, total
 from mlp_lm.models.metrics import NLL
+from mlp_lm.terminal import pluralize
 from mlp_lm.text.corpus import decode_text, parse_items, read_text
 from mlp_lm.text.datasets import resolve_path
-from mlp_lm.text.vocab import UNKNOWN, counted
+from mlp_lm.text.vocab import UNKNOWN
 
 STDIN = Path("standard input")  # in messages
 
@@ -74,11 +75,11 @@ def score(
     in_train = sum(model.seen_in(s.item) == "train" for s in scores)
     bits_per_byte = loss.nats / math.log(2) / sum(len(line.encode()) + 1 for line in known)
     print(
-        f"{counted(len(scores), noun)}, {counted(loss.tokens, 'token')}: {loss}"
+        f"{pluralize(len(scores), noun)}, {pluralize(loss.tokens, 'token')}: {loss}"
         + (f", {bits_per_byte:.4f} bits/byte" if model.is_of_text else "")
         + (f"; {sum(s.unknown for s in scores) / loss.tokens:.2%} {UNKNOWN}" if UNKNOWN in model.vocab else "")
         + (f"; {in_train:,} of them {'is' if in_train == 1 else 'are'} in the training set" if in_train else "")
-        + (f"; {counted(skipped, noun)} with unknown characters left out" if skipped else ""),
+        + (f"; {pluralize(skipped, noun)} with unknown characters left out" if skipped else ""),
         file=sys.stderr,
     )
 
@@ -98,7 +99,7 @@ def _known_lines(lines: list[str], model: LanguageModel, where: str, skip_unknow
         more = f" and {len(problems) - 20:,} more" if len(problems) > 20 else ""
         helped = any(not model.unknown(line.lower()) for line, _ in problems)
         raise DataError(
-            f"{where}: {counted(len(problems), 'item')} with unknown characters: {listed}{more}; the model knows "
+            f"{where}: {pluralize(len(problems), 'item')} with unknown characters: {listed}{more}; the model knows "
             f"{model.vocab.describe()}; {'--lowercase turns all items into lower case, ' if helped else ''}"
             "--skip_unknown leaves such items out"
         )

@@ -15,8 +15,8 @@ from mlp_lm.models import model_file
 from mlp_lm.models.language_model import LanguageModel
 from mlp_lm.models.metrics import NLL
 from mlp_lm.models.sampling import Sampling
+from mlp_lm.terminal import escape_lines
 from mlp_lm.text.corpus import CorpusSettings
-from mlp_lm.text.vocab import lines_printable
 
 MODEL_CARD = ".md"  # its suffix; the card has the name of the file
 
@@ -69,7 +69,7 @@ def _card(model: LanguageModel, info: ExportInfo, file: str) -> Iterator[str]:
         yield from ["", f"Split: {split}."]
     with suppress(DataError):  # unsmoothed counts can reach a context that nothing follows
         samples = model.sample(1 if model.is_of_text else 10, Sampling(seed=0))
-        lines = (lines_printable(str(sample)).replace("```", "'''") for sample in samples)
+        lines = (escape_lines(str(sample)).replace("```", "'''") for sample in samples)
         yield from ["", "## Samples", "", "```", *lines, "```"]
     yield from ["", "## Use", "", "With mlp_lm installed:", ""]
     yield from [

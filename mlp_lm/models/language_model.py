@@ -18,9 +18,10 @@ from mlp_lm.errors import DataError, SettingsError
 from mlp_lm.models.metrics import NLL, token_nll
 from mlp_lm.models.network import MLP
 from mlp_lm.models.sampling import Sampling, generate
+from mlp_lm.terminal import format_unknown, pluralize
 from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, item_lengths
 from mlp_lm.text.tokenizer import Tokenizer
-from mlp_lm.text.vocab import BOUNDARY, UNKNOWN, Vocab, counted, name_unknown
+from mlp_lm.text.vocab import BOUNDARY, UNKNOWN, Vocab
 from mlp_lm.text.windows import Windows, eval_batch_size
 
 if TYPE_CHECKING:  # what a network does without
@@ -168,14 +169,14 @@ class LanguageModel:
     def summary(self, samples: Sequence[Sample]) -> str:
         """A line for people: how many samples there are, how many of them the corpus has, how many were cut."""
         if self.is_of_text:
-            return counted(len(samples), "text")
+            return pluralize(len(samples), "text")
         seen = [sample.seen_in for sample in samples]
         counts = (
             f"{seen.count('train'):,} in train, {seen.count('dev or test'):,} in dev or test, {seen.count('new'):,} new"
         )
         known = counts if self.facts.item_hashes is not None else "which of them are new is not known"
         cut = sum(sample.cut for sample in samples)
-        return f"{counted(len(samples), 'item')}: {known}" + (f", {cut:,} cut at --max_length (…)" if cut else "")
+        return f"{pluralize(len(samples), 'item')}: {known}" + (f", {cut:,} cut at --max_length (…)" if cut else "")
 
     def score(self, items: Sequence[str]) -> list[Score]:
         """The log-probability of each item, its end included; of a model of running text, of each as a line of its own.
@@ -188,7 +189,7 @@ class LanguageModel:
             return [self.score_text([item])[0] for item in items]
         items = [self.tokenizer.normalize(item.strip()) for item in items]
         problems = [
-            f"item {i} {item!r} has the {name_unknown(unknown)}"
+            f"item {i} {item!r} has the {format_unknown(unknown)}"
             for i, item in enumerate(items, start=1)
             if (unknown := self.unknown(item)) and UNKNOWN not in self.vocab
         ]

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlp_lm.errors import DataError
+from mlp_lm.terminal import format_unknown
 from mlp_lm.text.corpus import MIN_ITEMS, CorpusSettings, count_tokens, split_items
-from mlp_lm.text.vocab import Vocab, name_unknown
+from mlp_lm.text.vocab import Vocab
 
 ODD_CATEGORIES = {  # Unicode's general categories
     "Cc": "control",
@@ -116,7 +117,7 @@ def item_windows(item: str, vocab: Vocab, context_size: int) -> list[tuple[list[
     """The windows of an item as visible tokens: (context, target). Raises DataError if it has unknown characters."""
     tokens = list(item)
     if unknown := vocab.unknown(tokens):
-        raise DataError(f"item: {item!r} has the {name_unknown(unknown)}; the corpus has {vocab.describe()}")
+        raise DataError(f"item: {item!r} has the {format_unknown(unknown)}; the corpus has {vocab.describe()}")
     windows = vocab.windows(tokens, context_size)
     return [([vocab.show(i) for i in context], vocab.show(target)) for context, target in windows]
 

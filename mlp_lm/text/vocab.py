@@ -5,48 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mlp_lm.errors import DataError
+from mlp_lm.terminal import display_name, format_unknown
 
 BOUNDARY = 0  # id of the boundary: pads the context at the start of an item and ends it
 UNKNOWN = "<unk>"  # the token for words outside a vocabulary
 
 
-def printable(text: str) -> str:
-    """`text` with escapes for what a terminal would not show, or obey."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def lines_printable(text: str) -> str:
-    """`printable`, line by line."""
-    return "\n".join(map(printable, text.split("\n")))
-
-
-def shown(token: str) -> str:
-    """A visible name of a token: of the boundary `.`, of a literal dot `'.'`, of the end of a line `↵`, of other white
-    space its escape."""
-    if token in ("", "\n"):
-        return "." if token == "" else "↵"
-    return token if token.isprintable() and token.strip() and token != "." else repr(token)
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 item`, `2,000 items`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def name_unknown(characters: Sequence[str]) -> str:
-    """`unknown characters 'Z', 'ë'`."""
-    return f"unknown character{'' if len(characters) == 1 else 's'} {', '.join(map(repr, characters))}"
-
-
 class Vocab:
-    """The V tokens of a language model; a token's id is its place in `tokens`, and stands in `ids`.
+    """The V tokens of a language model; a token's id is its index in `tokens`, and `ids` maps tokens to ids.
 
-    Id 0 is the boundary. Its string is `""`, which no text can contain, so that a literal dot in the data
+    Id 0 is the boundary. Its string is `""`, which no text can contain, so a literal dot in the data
     stays a token of its own although the boundary is shown as `.`.
     """
 
     def __init__(self, tokens: Sequence[str]) -> None:
-        """`tokens`: all V strings, the boundary `""` first, none twice."""
+        """`tokens`: all V strings, distinct, the boundary `""` first."""
         if not tokens or tokens[BOUNDARY] != "" or len(set(tokens)) != len(tokens):
             raise ValueError("a vocabulary starts with the boundary '' and repeats no token")
         self.tokens = list(tokens)
@@ -54,7 +27,7 @@ class Vocab:
 
     @classmethod
     def build(cls, tokens: Iterable[str]) -> Vocab:
-        """The vocabulary of the distinct `tokens`, sorted, so that their order of appearance does not matter."""
+        """Build the vocabulary of the distinct `tokens`, sorted, so that their order of appearance does not matter."""
         return cls(["", *sorted(set(tokens))])
 
     def __len__(self) -> int:
@@ -64,34 +37,34 @@ class Vocab:
         return token != "" and token in self.ids
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
-        """Ids of `tokens`, of unknown ones that of `<unk>`.
+        """Return the ids of `tokens`; unknown ones get the id of `<unk>`.
 
-        Raises DataError that names the unknown ones and lists the alphabet, if the vocabulary has no `<unk>`.
+        Raises DataError that names the unknown ones and lists the alphabet if the vocabulary has no `<unk>`.
         """
         tokens = list(tokens)
         if UNKNOWN not in self.ids and (unknown := self.unknown(tokens)):
-            raise DataError(f"{name_unknown(unknown)}; the model knows {self.describe()}")
+            raise DataError(f"{format_unknown(unknown)}; the model knows {self.describe()}")
         return [self.ids.get(token, self.ids.get(UNKNOWN, BOUNDARY)) for token in tokens]
 
     def unknown(self, tokens: Iterable[str]) -> list[str]:
-        """The distinct `tokens` that are not in the vocabulary, in order of appearance."""
+        """Return the distinct `tokens` that are not in the vocabulary, in order of appearance."""
         return [token for token in dict.fromkeys(tokens) if token not in self]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Tokens of `ids`, each as its string; the boundary's is empty."""
+        """Return the strings of `ids`; the boundary's is empty."""
         return [self.tokens[i] for i in ids]
 
     def show(self, token_id: int) -> str:
-        """A visible name of one token; see `shown`."""
-        return shown(self.tokens[token_id])
+        """Return a visible name for one token; see `display_name`."""
+        return display_name(self.tokens[token_id])
 
     def describe(self) -> str:
-        """All tokens but the boundary on one line, cut after a hundred."""
+        """List all tokens but the boundary on one line, cut after a hundred."""
         shown = " ".join(self.show(i) for i in range(1, min(len(self), 101)))
         return shown if len(self) <= 101 else f"{shown} … ({len(self) - 1:,} tokens)"
 
     def windows(self, tokens: Iterable[str], context_size: int) -> list[tuple[list[int], int]]:
-        """The windows of one item: (T context ids, target id) for each of its tokens and the boundary that ends it."""
+        """Return the windows of one item: (T context ids, target id) for each token and the boundary that ends it."""
         context, rows = [BOUNDARY] * context_size, []
         for target in [*self.encode(tokens), BOUNDARY]:
             rows.append((context, target))

@@ -16,8 +16,8 @@ from mlp_lm.files import absolute
 from mlp_lm.models.checkpoint import check_same_data
 from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.settings import COUNT, Range, check_section, refuse
+from mlp_lm.terminal import pluralize
 from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, item_lengths, load_corpus
-from mlp_lm.text.vocab import counted
 from mlp_lm.text.windows import Batch, Chunk, Order, Windows, eval_batch_size
 
 
@@ -69,7 +69,7 @@ class TextDataModule(LightningDataModule):
         for split, path in zip(SPLITS, paths, strict=True) if self.settings.layout == "text" else ():
             if (tokens := len(getattr(corpus, split)) - 1) < window:
                 raise DataError(
-                    f"{path}: {split} has {counted(tokens, 'token')}, fewer than a window of {window}; "
+                    f"{path}: {split} has {pluralize(tokens, 'token')}, fewer than a window of {window}; "
                     "lower data.context_size, or use a longer text"
                 )
         return corpus

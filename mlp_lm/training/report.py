@@ -15,9 +15,9 @@ from mlp_lm.models.checkpoint import language_model, read
 from mlp_lm.models.metrics import evaluate
 from mlp_lm.models.sampling import Sampling
 from mlp_lm.runs import starred
+from mlp_lm.terminal import escape, pluralize
 from mlp_lm.text.corpus import SPLITS
 from mlp_lm.text.datasets import resolve_path
-from mlp_lm.text.vocab import counted, printable
 from mlp_lm.text.windows import eval_batch_size
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
@@ -86,7 +86,7 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
     """The report as text for the terminal."""
     steps, best_step = report["steps"], report["best_step"]
     early = steps < report["max_steps"]
-    taken = f"{steps:,} of {report['max_steps']:,} steps" if early else counted(steps, "step")
+    taken = f"{steps:,} of {report['max_steps']:,} steps" if early else pluralize(steps, "step")
     now = f", {steps - report['first_step']:,} of them now," if report["first_step"] else ""
     lines = [
         "",
@@ -115,7 +115,7 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
     items = shlex.quote(str(resolve_path(data["path"]) if data["dev_path"] is None else data["dev_path"]))
     lines += [
         f"samples{legend}:",
-        *(f"  {printable(line)}" for sample in samples for line in sample.split("\n")),
+        *(f"  {escape(line)}" for sample in samples for line in sample.split("\n")),
         "next:",
         *([f"  tensorboard --logdir {shlex.quote(str(run_dir))}"] if any(run_dir.glob("events.*")) else []),
         f"  python -m mlp_lm sample {file}",
