@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from mlp_lm.errors import DataError
-from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, load_corpus, parse_items, read_text
+from mlp_lm.text.corpus import SPLITS, Corpus, CorpusSettings, load_corpus
+from mlp_lm.text.reading import parse_items, read_text
 from mlp_lm.text.tokenizer import Tokenizer
 from mlp_lm.text.vocab import Vocab
 

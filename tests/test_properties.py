@@ -12,7 +12,8 @@ import yaml
 from mlp_lm.errors import DataError, SettingsError
 from mlp_lm.parsing import check_config_file
 from mlp_lm.settings import Range, check
-from mlp_lm.text.corpus import SPLITS, CorpusSettings, load_corpus, parse_items, read_text
+from mlp_lm.text.corpus import SPLITS, CorpusSettings, load_corpus
+from mlp_lm.text.reading import parse_items, read_text
 from mlp_lm.text.tokenizer import Tokenizer
 from mlp_lm.text.vocab import BOUNDARY, Vocab
 

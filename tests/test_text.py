@@ -69,6 +69,7 @@ def test_a_text_that_is_read_in_pieces_is_the_same(
     (tmp_path / "windows.txt").write_bytes(windows.encode())
     whole = corpus(tmp_path / "clean.txt", tokens=tokens)
     for block in (1, 7):
+        monkeypatch.setattr("mlp_lm.text.reading.BLOCK", block)
         monkeypatch.setattr("mlp_lm.text.corpus.BLOCK", block)
         found = corpus(tmp_path / "windows.txt", tokens=tokens)
         assert found.fingerprint == whole.fingerprint
@@ -123,7 +124,7 @@ def test_text_tokens_and_vocabulary_are_part_of_the_fingerprint(book: Path) -> N
     [
         ("", {}, "a.txt: an empty file; expected running text"),
         (" \n\n", {}, "a.txt: only white space; expected running text"),
-        ("one", {"min_count": 1}, "no token of words is left for train"),
+        ("one", {"min_count": 1}, "the train split would be empty"),
         ("a b c d e f g h i j", {}, "no word occurs 2 times; lower data.min_count"),
         ("a b a b a b a b a b", {}, "has every word of train, so that <unk> would never be learnt"),
     ],

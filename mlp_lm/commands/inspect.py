@@ -12,8 +12,9 @@ from mlp_lm.files import check_outputs, write_json
 from mlp_lm.settings import Range, refuse
 from mlp_lm.terminal import display_name, pluralize
 from mlp_lm.text.advice import PROSE_ADVICE, looks_like_prose
-from mlp_lm.text.corpus import CorpusSettings, parse_items, read_text
+from mlp_lm.text.corpus import CorpusSettings
 from mlp_lm.text.datasets import resolve_path
+from mlp_lm.text.reading import parse_items, read_text
 from mlp_lm.text.statistics import (
     Frequencies,
     Statistics,

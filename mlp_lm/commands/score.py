@@ -14,8 +14,8 @@ from mlp_lm.models.checkpoint import load, resolve
 from mlp_lm.models.language_model import LanguageModel, Score, total
 from mlp_lm.models.metrics import NLL
 from mlp_lm.terminal import pluralize
-from mlp_lm.text.corpus import decode_text, parse_items, read_text
 from mlp_lm.text.datasets import resolve_path
+from mlp_lm.text.reading import decode_text, parse_items, read_text
 from mlp_lm.text.vocab import UNKNOWN
 
 STDIN = Path("standard input")  # in messages

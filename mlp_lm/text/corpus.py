@@ -1,14 +1,11 @@
-"""From a text file to the token streams of three splits."""
+"""From texts to the token streams of three splits."""
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import random
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -17,6 +14,7 @@ import numpy.typing as npt
 from mlp_lm.errors import DataError
 from mlp_lm.settings import COUNT, SEED, Range
 from mlp_lm.text.datasets import DATASETS, RemoteFile, resolve_path
+from mlp_lm.text.reading import parse_items, read_running_text, read_text
 from mlp_lm.text.tokenizer import BLOCK, Ids, Kind, Tokenizer, choose_words, count_numbers, look_up, number_words
 from mlp_lm.text.vocab import BOUNDARY, Vocab
 
@@ -29,24 +27,24 @@ class CorpusSettings:
     """Which text, what its tokens are, and how it is split.
 
     Args:
-        path: UTF-8 text file; or names (bundled); or makemore (the lecture's names.txt), shakespeare or brown, each
-            fetched once.
-        train_path: File of the train split, together with dev_path and test_path; path is not read then.
+        path: UTF-8 text file, or a known dataset: names (bundled); makemore (the lecture's names.txt), shakespeare or
+            brown, each fetched once.
+        train_path: File of the train split, together with dev_path and test_path; path is then ignored.
         dev_path: File of the dev split.
         test_path: File of the test split.
-        layout: items, one a line, which are shuffled; or text, which runs on over line ends and is cut in order.
+        layout: items, one to a line, which are shuffled; or text, which continues across line ends and is cut in order.
         tokens: characters; words of raw text; or pretokenized, where white space separates the tokens and <unk> is the
             unknown word.
-        newlines: Of running text: keep makes the end of a line a token; drop makes it white space.
+        newlines: What a line end of running text becomes: keep makes it a token, drop makes it white space.
         lowercase: Turn the text into lower case.
-        min_count: Of words: how often one must occur to be in the vocabulary; <unk> stands for the others.
-        max_vocab_size: Of words: the most tokens of the vocabulary, the boundary and <unk> among them; null means any
-            number.
+        min_count: How often a word must occur to be in the vocabulary; <unk> stands for the others.
+        max_vocab_size: Maximum number of tokens in a vocabulary of words, including the boundary and <unk>; null means
+            no limit.
         vocab_from: Where words are counted; all, as in Bengio et al. (2003), lets dev and test choose the vocabulary.
-        unique: Of items: drop repeated ones before the split, so that no item is in two splits; of three files, those
+        unique: Drop repeated items before the split, so that no item is in two splits; with three files, drop those
             repeated within a file.
-        split_seed: Of items: seed of the shuffle before the split.
-        max_item_length: Of items: the longest allowed, in characters.
+        split_seed: Seed of the shuffle before items are split.
+        max_item_length: Maximum length of an item, in characters.
     """
 
     path: str = "names"
@@ -66,11 +64,11 @@ class CorpusSettings:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> CorpusSettings:
-        """Those of the `data` settings of a config; a missing one takes its default, others are ignored."""
+        """Take them from the `data` section of a config; missing ones keep their defaults, unknown ones are ignored."""
         return cls(**{field.name: settings[field.name] for field in fields(cls) if field.name in settings})
 
     def absolute(self) -> CorpusSettings:
-        """The same with absolute paths, so that they hold in any folder; the names of datasets stay names."""
+        """Return a copy with absolute paths, which are valid in any folder; names of datasets stay as they are."""
         names = [f"{kind}path" for kind in ("", "train_", "dev_", "test_")]
         files = {name: vars(self)[name] for name in names if vars(self)[name] not in (None, *DATASETS)}
         absolute: dict[str, Any] = {name: str(resolve_path(file).absolute()) for name, file in files.items()}
@@ -93,14 +91,14 @@ class CorpusSettings:
 
     @property
     def paths(self) -> list[str]:
-        """The files of train, dev and test, or the one file that is split."""
+        """The files of train, dev and test, or the one file to split."""
         if self.train_path is None or self.dev_path is None or self.test_path is None:
             return [self.path]
         return [self.train_path, self.dev_path, self.test_path]
 
     @property
     def published_cuts(self) -> tuple[int, int] | None:
-        """After how many tokens train and dev end in the published split of a dataset, if that is the one to take."""
+        """The numbers of tokens after which a dataset's published split ends train and dev, if it applies."""
         dataset = DATASETS.get(self.path)
         as_published = (self.layout, self.tokens, self.newlines) == ("text", "pretokenized", "drop")
         return dataset.cuts if as_published and isinstance(dataset, RemoteFile) else None
@@ -113,8 +111,10 @@ class CorpusSettings:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus as token streams. That of a split has the ids of its items one after the other, each ended by the
-    boundary; a split of running text is one long item."""
+    """A corpus as one token stream per split: the ids of its items in a row, each ended by the boundary.
+
+    A split of running text is one long item.
+    """
 
     settings: CorpusSettings
     vocab: Vocab
@@ -124,26 +124,26 @@ class Corpus:
     fingerprint: str  # of text, split and vocabulary
 
     def items(self, split: str) -> list[str]:
-        """The items of a split, as read from the file but for unknown words; running text is one item."""
+        """Return the items of a split as in the file, except for unknown words; running text is one item."""
         return self.settings.tokenizer.decode(getattr(self, split), self.vocab)
 
 
 def item_lengths(stream: Ids) -> Ids:
-    """The number of tokens of each item of a token stream, the boundary not counted."""
+    """Count the tokens of each item of a token stream, without its boundary."""
     return np.diff(np.flatnonzero(stream == BOUNDARY), prepend=-1) - 1
 
 
 def load_corpus(settings: CorpusSettings) -> Corpus:
     """Read, check, split and encode a corpus.
 
-    Raises DataError: a file is missing, unreadable or too small, or has an item that is too long; or no vocabulary can
-    be made of it.
+    Raises DataError if a file is missing, unreadable or too small, if an item is too long, or if no vocabulary can be
+    built.
     """
     s, digest = settings, hashlib.blake2b(digest_size=16)
     pieces = [_hashed(text, digest) for text in _texts(s)]
     if s.tokens == "characters":
         texts = ["".join(text) for text in pieces]
-        # A closed alphabet: all characters of the corpus, not of train alone.
+        # A closed alphabet: the characters of all splits, not only of train.
         vocab = Vocab.build(set().union(*map(set, texts)) - ({"\n"} if s.layout == "items" else set()))
         streams = _cut([s.tokenizer.encode(texts.pop(0), vocab) for _ in range(len(texts))], s)
     else:
@@ -156,14 +156,14 @@ def load_corpus(settings: CorpusSettings) -> Corpus:
         del numbers  # four bytes each, no longer needed
     if s.layout == "text":  # one long item
         streams = [np.append(stream, stream.dtype.type(BOUNDARY)) for stream in streams]
-    if s.layout == "text" or s.tokens != "characters":  # of items of characters, all is said
+    if s.layout == "text" or s.tokens != "characters":  # for character items the text and its splits determine the rest
         digest.update("\n".join([*map(str, map(len, streams)), *vocab.tokens]).encode())
     train, dev, test = streams
     return Corpus(s, vocab, train, dev, test, digest.hexdigest())
 
 
 def _hashed(pieces: Iterable[str], digest: hashlib.blake2b) -> Iterator[str]:
-    """The pieces of a text, each added to `digest` before it is yielded."""
+    """Yield the pieces of a text, each after adding it to `digest`."""
     for piece in pieces:
         for start in range(0, len(piece), BLOCK):
             digest.update(piece[start : start + BLOCK].encode())
@@ -172,31 +172,24 @@ def _hashed(pieces: Iterable[str], digest: hashlib.blake2b) -> Iterator[str]:
 
 
 def count_tokens(settings: CorpusSettings) -> tuple[list[str], list[npt.NDArray[np.int64]]]:
-    """The distinct tokens of a corpus, the boundary first, and how often each occurs in train, dev and test."""
+    """Return the distinct tokens of a corpus, the boundary first, and their counts in train, dev and test."""
     distinct, numbers = number_words(_texts(settings), settings.tokenizer)
     return distinct, [count_numbers(part, len(distinct)) for part in _cut(numbers, settings)]
 
 
 def _texts(settings: CorpusSettings) -> list[Iterator[str]]:
-    """The normalised texts of train, dev and test in pieces, of items one a line; or one running text that is yet to be
-    cut."""
+    """Read the normalised texts of train, dev and test, or one running text still to be cut, each in pieces.
+
+    Items come one to a line.
+    """
     if settings.layout == "items":
         return [iter([text]) for text in _items_as_texts(settings)]
-    return [_running_text(path, settings.tokenizer) for path in settings.paths]
-
-
-def _running_text(path: str, tokenizer: Tokenizer) -> Iterator[str]:
-    """A normalised text in pieces. Raises DataError, at its end, if nothing in it is visible."""
-    empty = blank = True
-    for piece in read_pieces(resolve_path(path)):
-        empty, blank = False, blank and piece.isspace()
-        yield tokenizer.normalize(piece)
-    if blank:
-        raise DataError(f"{path}: {'an empty file' if empty else 'only white space'}; expected running text")
+    normalize = settings.tokenizer.normalize
+    return [map(normalize, read_running_text(resolve_path(path))) for path in settings.paths]
 
 
 def _items_as_texts(settings: CorpusSettings) -> list[str]:
-    """The items of train, dev and test, one a line."""
+    """Read the items of train, dev and test, one to a line."""
     s = settings
     parts = []
     for path in s.paths:
@@ -212,74 +205,18 @@ def _items_as_texts(settings: CorpusSettings) -> list[str]:
 
 
 def _cut(streams: list[Ids], settings: CorpusSettings) -> list[Ids]:
-    """The tokens of train, dev and test; one running text is cut at 80 % and 90 % of its tokens, or where its published
-    split is. Raises DataError if a split would be empty."""
+    """Return the tokens of train, dev and test.
+
+    One running text is cut at 80 % and 90 % of its tokens, or where its published split is. Raises DataError if a split
+    would be empty.
+    """
     if len(streams) == 1:
         n = len(streams[0])
         streams = np.split(streams[0], settings.published_cuts or [int(0.8 * n), int(0.9 * n)])
     for split, stream in zip(SPLITS, streams, strict=True):
         if not len(stream):
-            raise DataError(f"{', '.join(settings.paths)}: no token of {settings.tokens} is left for {split}")
+            raise DataError(f"{', '.join(settings.paths)}: the {split} split would be empty")
     return streams
-
-
-def parse_items(text: str, path: Path, max_item_length: int | None = None) -> list[str]:
-    """The items of a text: lines without surrounding white space, blank lines skipped.
-
-    Raises DataError that names the `path` of the text and, if possible, the line.
-    """
-    items = [item for line in text.split("\n") if (item := line.strip())]
-    if not items:
-        raise DataError(f"{path}: {'only blank lines' if text else 'an empty file'}; expected one item a line")
-    if max_item_length is not None and max(map(len, items)) > max_item_length:
-        for number, line in enumerate(text.split("\n"), start=1):
-            if (length := len(line.strip())) > max_item_length:
-                raise DataError(
-                    f"{path}:{number}: an item of {length:,} characters, at most {max_item_length:,} are allowed; "
-                    "is this one item a line? If so, raise max_item_length"
-                )
-    return items
-
-
-def read_text(path: Path) -> str:
-    """The text of a file, see `read_pieces`."""
-    return "".join(read_pieces(path))
-
-
-def read_pieces(path: Path) -> Iterator[str]:
-    """The text of a UTF-8 file, see `decode_text`, in pieces of some lines. Raises DataError if it cannot be read."""
-    lines = 0
-    try:
-        with path.open("rb") as file:
-            while data := file.read(BLOCK) + file.readline():
-                yield decode_text(data, path, lines)
-                lines += data.count(b"\n")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; expected a text file, or one of: {', '.join(DATASETS)}") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: a folder; expected a text file") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-
-
-def decode_text(data: bytes, path: Path, lines_before: int = 0) -> str:
-    """UTF-8 as text, NFC-normalised, without byte order mark, its line ends as line feeds.
-
-    Raises DataError that names `path` and the line, where `lines_before` are before `data`.
-    """
-    if not lines_before:
-        data = data.removeprefix(codecs.BOM_UTF8)
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        line = lines_before + data.count(b"\n", 0, error.start) + 1
-        column = error.start - data.rfind(b"\n", 0, error.start)
-        raise DataError(
-            f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x} at byte {column} of the line); "
-            "convert the file to UTF-8"
-        ) from None
-    text = text.replace("\r\n", "\n").replace("\r", "\n")  # line ends of Windows and of old Macs
-    return unicodedata.normalize("NFC", text)
 
 
 def split_items(items: list[str], split_seed: int, source: str) -> list[list[str]]:

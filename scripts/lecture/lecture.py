@@ -74,7 +74,7 @@ names = read_names(NAMES)
 print(*summary(names), sep="\n")
 
 # %% [markdown]
-# The program does this in `mlp_lm/text/corpus.py:parse_items`, after `read_text`. They name file and line where
+# The program does this in `mlp_lm/text/reading.py:parse_items`, after `read_text`. They name file and line where
 # something is wrong, and treat é as the same, whether it was typed as one character or as an e and an accent.
 # `python -m mlp_lm inspect names` prints much more.
 

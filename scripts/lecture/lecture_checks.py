@@ -27,8 +27,9 @@ from mlp_lm.models.fused import FusedSGD
 from mlp_lm.models.mixture import best_weights
 from mlp_lm.models.network import MLP
 from mlp_lm.models.sampling import Sampling, generate
-from mlp_lm.text.corpus import parse_items, read_text, split_items
+from mlp_lm.text.corpus import split_items
 from mlp_lm.text.datasets import resolve_path
+from mlp_lm.text.reading import parse_items, read_text
 from mlp_lm.text.vocab import Vocab
 from mlp_lm.text.windows import Windows
 from mlp_lm.training.optim import learning_rate_at as rate_of_the_program

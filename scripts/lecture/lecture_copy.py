@@ -13,8 +13,8 @@ from typing import Any
 
 from mlp_lm.errors import DataError
 from mlp_lm.files import write_text
-from mlp_lm.text.corpus import parse_items, read_text
 from mlp_lm.text.datasets import resolve_path
+from mlp_lm.text.reading import parse_items, read_text
 
 HERE = Path(__file__).resolve().parent
 SOLUTION = re.compile(r"^( *)# BEGIN SOLUTION\n.*?^ *# END SOLUTION\n", re.MULTILINE | re.DOTALL)
