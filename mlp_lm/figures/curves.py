@@ -62,6 +62,7 @@ def loss_curves(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], d
     for name, style in (("train/loss", "-"), ("dev/loss", "o-")):
         if points := curves.get(name):
             steps, losses = zip(*points, strict=True)
+            style = style if len(points) > 1 else "o"  # one point is no line
             axes.plot(steps, losses, style, markersize=4, label=meaning[name])
     title = "Loss"
     if points := curves.get("dev/loss"):

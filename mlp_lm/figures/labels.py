@@ -1,9 +1,9 @@
-"""Labels that can be read: a font that has their characters, and places where they do not cover each other."""
+"""Labels that can be read: a font that has their characters, and positions where they do not overlap."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,10 @@ ROUNDS = 200  # of pushing labels apart; a hundred need some fifty
 
 
 def drawable(label: str, weight: str = "normal") -> tuple[str, FontProperties]:
-    """What to draw for a label, and with which font: itself if an installed font has it, else its code points."""
+    """Return what to draw for a label, and its font: the label itself if an installed font has it, else code points."""
     from matplotlib.font_manager import FontProperties
 
-    # An accent alone sits on a dotted circle, as in Unicode's own tables.
+    # A combining accent is drawn on a dotted circle, as in Unicode's own tables.
     text = f"\u25cc{label}" if label and unicodedata.combining(label[0]) else label
     for path in _font_files(weight):
         if {*map(ord, text)} <= _characters(path):
@@ -29,8 +29,15 @@ def drawable(label: str, weight: str = "normal") -> tuple[str, FontProperties]:
     return " ".join(f"U+{ord(c):04X}" for c in label), FontProperties(family="DejaVu Sans", weight=weight)
 
 
+def explain_code_points(labels: Sequence[str], texts: Sequence[str]) -> str:
+    """Return a line for the title of a plot whose `labels` are drawn as `texts`; empty if each is drawn as itself."""
+    if not any(text.startswith("U+") and text != label for label, text in zip(labels, texts, strict=True)):
+        return ""
+    return "\nU+…: no installed font has these characters; the Noto fonts have most"
+
+
 def _font_files(weight: str) -> Iterator[str]:
-    """matplotlib's own font, then the others that are installed; those for missing characters left out."""
+    """Yield matplotlib's own font, then the others that are installed, except those made for missing characters."""
     from matplotlib.font_manager import FontProperties, findfont, fontManager
 
     yield findfont(FontProperties(family="DejaVu Sans", weight=weight))
@@ -57,7 +64,7 @@ def spread(places: FloatArray, sizes: FloatArray) -> FloatArray:
         sizes: Their widths and heights (V, 2), in the same unit.
 
     Returns:
-        Centres (V, 2) that depend on nothing else.
+        The new centres (V, 2), which depend on nothing else.
     """
     places = np.array(places, np.float64)
     reach = (sizes[:, None] + sizes) / 2  # (V, V, 2)

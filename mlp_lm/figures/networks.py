@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlp_lm.figures.curves import new_figure
-from mlp_lm.figures.labels import FloatArray, drawable, spread
+from mlp_lm.figures.labels import FloatArray, drawable, explain_code_points, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,7 @@ def embedding_map(axes: Axes, table: FloatArray, labels: Sequence[str]) -> None:
     axes.margins(MARGIN)
     # The label is the mark; the pale disc behind it shows the place, from where it may have been pushed away.
     if len(labels) <= MAX_LABELS:
-        _label_points(axes, points, [GROUP_COLOURS[group] for group in groups], labels, size)
+        note += _label_points(axes, points, [GROUP_COLOURS[group] for group in groups], labels, size)
     # Below the axis and its name, where it hides nothing.
     legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4, ncols=4, markerscale=0.5)
     for handle in legend.legend_handles:
@@ -79,8 +79,11 @@ def embedding_map(axes: Axes, table: FloatArray, labels: Sequence[str]) -> None:
     axes.grid(alpha=0.2)
 
 
-def _label_points(axes: Axes, points: FloatArray, colours: Sequence[str], labels: Sequence[str], size: float) -> None:
-    """Write each label at its point (V, 2), or beside it with a line to it; `size` in typographic points."""
+def _label_points(axes: Axes, points: FloatArray, colours: Sequence[str], labels: Sequence[str], size: float) -> str:
+    """Write each label at its point (V, 2), or near it with a line to it; `size` in typographic points.
+
+    Returns a line for the title, see `explain_code_points`.
+    """
     drawn = [drawable(label, "bold") for label in labels]
     # Smaller: code points and escapes, where tokens are characters.
     of_words = _are_words(labels)
@@ -106,6 +109,7 @@ def _label_points(axes: Axes, points: FloatArray, colours: Sequence[str], labels
             arrowprops=line if np.hypot(*offset) > text_size else None,
             **CENTRED,
         )
+    return explain_code_points(labels, [text for text, _ in drawn])
 
 
 def _are_words(labels: Sequence[str]) -> bool:
@@ -163,7 +167,7 @@ def next_token_map(axes: Axes, probs: FloatArray, labels: Sequence[str], note: s
     for tick in axes.get_xticklabels():
         tick.set_rotation(90 if len(tick.get_text()) > 3 else 0)
     axes.set(xlabel="next token", ylabel="last token")
-    axes.set_title(f"P(next token | last token)\n{note}", loc="left")
+    axes.set_title(f"P(next token | last token)\n{note}{explain_code_points(labels, names)}", loc="left")
     assert axes.figure is not None
     unknown = " (grey: unknown)" if np.isnan(probs).any() else ""
     axes.figure.colorbar(image, ax=axes, shrink=0.8, label=f"probability{unknown}")
