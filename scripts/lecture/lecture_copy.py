@@ -6,8 +6,7 @@ import argparse
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,44 +16,24 @@ from mlp_lm.text.datasets import resolve_path
 from mlp_lm.text.reading import parse_items, read_text
 
 HERE = Path(__file__).resolve().parent
+# A cell of jupytext's percent format: a line `# %%`, perhaps with `[markdown]` or tags, and the lines that follow.
+CELL = re.compile(r"^# %%(.*)\n((?s:.*?))(?=^# %%|\Z)", re.MULTILINE)
 SOLUTION = re.compile(r"^( *)# BEGIN SOLUTION\n.*?^ *# END SOLUTION\n", re.MULTILINE | re.DOTALL)
-FOR_MASTER = 'tags=["master"]'  # of cells that make no sense in a copy
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of jupytext's percent format: a line `# %%`, with `[markdown]` or tags, and what follows."""
-
-    header: str
-    source: str
-
-    @property
-    def is_markdown(self) -> bool:
-        """Whether it is text, each line of which is a comment."""
-        return "[markdown]" in self.header
-
-
-def read_cells(text: str) -> Iterator[Cell]:
-    """The cells of a percent script."""
-    for part in re.split(r"^(?=# %%)", text, flags=re.MULTILINE):
-        header, _, source = part.partition("\n")
-        if header:
-            yield Cell(header, source)
 
 
 def without_solutions(text: str) -> str:
-    """A percent script with empty places for its solutions, and without the cells for the master alone."""
-    kept = (f"{cell.header}\n{cell.source}" for cell in read_cells(text) if FOR_MASTER not in cell.header)
+    """Replace the solutions in a percent script by `...`, and leave out the cells that make no sense in a copy."""
+    kept = (cell[0] for cell in CELL.finditer(text) if 'tags=["master"]' not in cell[1])
     return SOLUTION.sub(r"\1...  # your code\n", "".join(kept))
 
 
 def as_notebook(text: str) -> str:
-    """A percent script as a Jupyter notebook, nbformat 4.5."""
+    """Convert a percent script to a Jupyter notebook, nbformat 4.5."""
     cells = []
-    for number, cell in enumerate(read_cells(text)):
-        source = cell.source.strip("\n")
+    for number, (header, source) in enumerate(CELL.findall(text)):
+        source = source.strip("\n")
         kind: dict[str, Any] = {"cell_type": "code", "execution_count": None, "outputs": []}
-        if cell.is_markdown:
+        if "[markdown]" in header:
             source, kind = re.sub(r"^# ?", "", source, flags=re.MULTILINE), {"cell_type": "markdown"}
         cells.append({**kind, "id": f"cell-{number}", "metadata": {}, "source": source.splitlines(keepends=True)})
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -63,11 +42,11 @@ def as_notebook(text: str) -> str:
 
 
 def write_exercises(folder: Path, names: str, notebook: bool) -> list[Path]:
-    """Write the exercises into `folder`, with all that they need beside them but the package. Returns their files.
+    """Write the exercises into `folder`, with the names and the checks that they need. Returns their files.
 
     Raises:
-        DataError: A file of an earlier call is there, on which someone may have worked; or `names` is no text, or has
-            a name with a dot.
+        DataError: `folder` has exercises already, which may have someone's work in them; or `names` is not a text, or
+            contains a dot.
     """
     text = without_solutions((HERE / "lecture.py").read_text(encoding="utf-8"))
     files = {folder / "lecture_exercises.py": text}
