@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Annotation
+from matplotlib.textpath import TextPath
 
 from mlp_lm.figures import curves, networks
-from mlp_lm.figures.labels import drawable, spread
+from mlp_lm.figures.labels import drawable, spread, width_in_ems
 
 NOWHERE = "\U0010fffe"  # never to be assigned
 NO_FONT = "\nU+…: no installed font has these characters; the Noto fonts have most"
@@ -97,6 +98,14 @@ def test_labels_part_along_the_shorter_way_and_no_farther_than_needed() -> None:
     sizes = np.tile([5.0, 3.0], (4, 1))
     expected = [[-0.5, 0], [4.5, 1], [20, -1.5], [20, 1.5]]
     np.testing.assert_allclose(spread(np.array(places), sizes), expected, atol=0.01)
+
+
+@pytest.mark.parametrize("text", ["e", "the", "olivia", "multiplication"])
+def test_the_estimated_width_of_a_label_is_a_little_more_than_its_real_one(text: str) -> None:
+    bold = FontProperties(family="DejaVu Sans", weight="bold")
+    real = TextPath((0, 0), text, size=1, prop=bold).get_extents().width
+    assert real <= width_in_ems(text) <= 1.3 * real
+    assert width_in_ems("桜") > 1  # a square of one em
 
 
 def test_a_hundred_crowded_labels_end_apart() -> None:

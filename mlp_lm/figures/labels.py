@@ -56,6 +56,11 @@ def _characters(font_file: str) -> frozenset[int]:
     return frozenset(font.get_charmap()) if font.scalable else frozenset()  # emoji may be bitmaps
 
 
+def width_in_ems(text: str) -> float:
+    """Estimate the width of bold text from its characters: 0.6 em each, or 1 em for wide ones, and a margin."""
+    return 0.15 + sum(1.0 if unicodedata.east_asian_width(c) in "WF" else 0.6 for c in text)
+
+
 def spread(places: FloatArray, sizes: FloatArray) -> FloatArray:
     """Push overlapping labels apart, no farther than needed, until none overlap or for a fixed number of rounds.
 

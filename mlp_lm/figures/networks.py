@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlp_lm.figures.curves import new_figure
-from mlp_lm.figures.labels import FloatArray, drawable, explain_code_points, spread
+from mlp_lm.figures.labels import FloatArray, drawable, explain_code_points, spread, width_in_ems
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,7 +94,7 @@ def _label_points(axes: Axes, points: FloatArray, colours: Sequence[str], labels
         box = np.array([axes.bbox.width, axes.bbox.height]) * 72 / axes.figure.dpi
         width = np.ptp(points, axis=0)
         scale = box / ((1 + 2 * MARGIN) * np.where(width > 0, width, np.inf))
-        extents = [(0.75 * len(text) * size, size) for (text, _), size in zip(drawn, sizes, strict=True)]
+        extents = [(width_in_ems(text) * size, size) for (text, _), size in zip(drawn, sizes, strict=True)]
         pushed = spread(points * scale, np.array(extents)) - points * scale
     for point, (text, font), colour, text_size, offset in zip(points, drawn, colours, sizes, pushed, strict=True):
         line = {"arrowstyle": "-", "color": colour, "alpha": 0.5, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
