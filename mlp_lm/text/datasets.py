@@ -23,18 +23,18 @@ TIMEOUT_SECONDS = 30
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file on the web whose content is known."""
+    """A file on the web with a known checksum."""
 
     url: str
     sha256: str  # of the file in the cache folder
     file_name: str
-    convert: Callable[[bytes], bytes] | None = None  # what is fetched into that file
-    # After how many tokens, line ends dropped, the published split cuts it, where others are at 80 % and 90 %.
+    convert: Callable[[bytes], bytes] | None = None  # from what is downloaded to that file
+    # The published split cuts after these numbers of tokens, line ends dropped, instead of at 80 % and 90 %.
     cuts: tuple[int, int] | None = None
 
 
 def brown_text(archive: bytes) -> bytes:
-    """The text of NLTK's zip file of the Brown corpus: a sentence a line, tokens separated by blanks, without tags."""
+    """Extract the Brown corpus from NLTK's zip file: one sentence per line, tokens between spaces, without tags."""
     lines = []
     with zipfile.ZipFile(io.BytesIO(archive)) as files:
         for name in sorted(name for name in files.namelist() if re.fullmatch(r"brown/c[a-r]\d\d", name)):
@@ -66,17 +66,17 @@ DATASETS: dict[str, Path | RemoteFile] = {
 
 
 def resolve_path(path: str) -> Path:
-    """The file that `path`, a path or the name of a dataset, refers to. Raises DataError if it cannot be fetched."""
+    """Return the file that a path or the name of a dataset refers to. Raises DataError if it cannot be fetched."""
     dataset = DATASETS.get(path)
     if isinstance(dataset, RemoteFile):
         return fetch(dataset, cache_folder())
-    if path == "~":  # a file of that name: a folder is no text
+    if path == "~":  # a file of that name, since the home folder is not a text
         return Path(path)
     return dataset or Path(os.path.expanduser(path))  # unlike Path.expanduser, keeps the ~ of an unknown user
 
 
 def cache_folder() -> Path:
-    """`$MLP_LM_CACHE`, or `mlp_lm` in the user's cache folder."""
+    """Return `$MLP_LM_CACHE`, or `mlp_lm` in the user's cache folder."""
     if own := os.environ.get("MLP_LM_CACHE"):
         return Path(own)
     base = os.environ.get("LOCALAPPDATA") if os.name == "nt" else os.environ.get("XDG_CACHE_HOME")
@@ -84,9 +84,9 @@ def cache_folder() -> Path:
 
 
 def fetch(remote: RemoteFile, folder: Path) -> Path:
-    """The copy of `remote` in `folder`, downloaded if it is not there yet; one process downloads, others wait.
+    """Return the copy of `remote` in `folder`, downloading it first if necessary; one process does, others wait.
 
-    Raises DataError if it cannot be fetched, or if the copy is not the expected file.
+    Raises DataError if it cannot be fetched, or if the copy has the wrong checksum.
     """
     target = folder / remote.file_name
     own_copy = "or name your own copy by its path"
