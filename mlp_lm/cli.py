@@ -125,7 +125,7 @@ def _dispatch(args: list[str]) -> None:
     elif args[0] == "--version":
         print(f"mlp_lm {__version__}")
     else:
-        from mlp_lm.parsing import call, did_you_mean, with_underscores  # here: the help text needs no jsonargparse
+        from mlp_lm.parsing import did_you_mean, with_underscores  # here: the help text needs no jsonargparse
 
         name, *rest = map(with_underscores, args)
         if name not in COMMANDS:
@@ -134,6 +134,8 @@ def _dispatch(args: list[str]) -> None:
         path, _, function = COMMANDS[name].target.partition(":")
         module = _import(path)
         if function:
+            from mlp_lm.function_parser import call
+
             call(getattr(module, function), name, rest)
         else:
             module.run([name, *rest], COMMANDS[name].summary)

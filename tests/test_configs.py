@@ -22,8 +22,9 @@ from mlp_lm.models.language_model import CorpusFacts, LanguageModel
 from mlp_lm.text.corpus import Corpus, CorpusSettings
 from mlp_lm.text.datasets import DATASETS, RemoteFile
 from mlp_lm.text.vocab import Vocab
+from mlp_lm.training.cli import SECTIONS
 from mlp_lm.training.fast_lane import MULTIPLES
-from mlp_lm.training.schema import SECTIONS, config_schema
+from mlp_lm.training.schema import config_schema
 from tests.conftest import ROOT, Capture
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

@@ -100,6 +100,63 @@ def test_the_fast_lane_resumes_exactly_too_and_no_bit_depends_on_k(
     assert_same_run(whole, run)
 
 
+EPOCHS = [
+    "--trainer.max_steps=null",
+    "--trainer.max_epochs=4",
+    "--model.lr_schedule=constant",
+    "--data.batch_size=100",
+]  # of 10 steps
+
+
+@pytest.mark.parametrize(
+    "validations",
+    [
+        ["--trainer.val_check_interval=7"],
+        ["--trainer.val_check_interval=0.5"],
+        ["--trainer.check_val_every_n_epoch=3", "--trainer.val_check_interval=1.0"],  # none in the last epoch
+        ["--trainer.limit_val_batches=0"],
+    ],
+    ids=" ".join,
+)
+def test_a_run_of_epochs_resumes_exactly_after_a_signal_and_after_its_end(
+    validations: list[str], corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [LOGGED, *EPOCHS, *validations, "--trainer.log_every_n_steps=4"]
+    whole = fit(corpus_file, tmp_path / "whole", *flags)
+    with monkeypatch.context() as patch:
+        stop_at(16, signal.SIGTERM, patch)
+        stopped = fit(corpus_file, tmp_path / "stopped", *flags, expected=143)
+    assert main(["fit", f"--ckpt_path={stopped}"]) == 0
+    assert_same_run(whole, stopped)
+    longer = fit(corpus_file, tmp_path / "longer", *flags, "--trainer.max_epochs=2")
+    assert main(["fit", f"--ckpt_path={longer}", "--trainer.max_epochs=4"]) == 0
+    torch.testing.assert_close(state(whole)["state_dict"], state(longer)["state_dict"], rtol=0, atol=0)
+
+
+def test_a_checkpoint_is_read_once_its_run_is_locked(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(1, signal.SIGTERM, patch)
+        run = fit(corpus_file, tmp_path / "run", "--trainer.log_every_n_steps=2", expected=143)
+    earlier = last(run).read_bytes()
+    with monkeypatch.context() as patch:
+        stop_at(3, signal.SIGTERM, patch)
+        assert main(["fit", f"--ckpt_path={run}"]) == 143
+    latest = last(run).read_bytes()
+    last(run).write_bytes(earlier)
+    lock_run = runs.lock_run
+
+    def lock_when_the_first_process_has_ended(run_dir: Path) -> FileLock:
+        last(run).write_bytes(latest)
+        return lock_run(run_dir)
+
+    monkeypatch.setattr(runs, "lock_run", lock_when_the_first_process_has_ended)
+    capsys.readouterr()
+    assert main(["fit", f"--ckpt_path={run}"]) == 0
+    assert "resumed at step 4\n" in capsys.readouterr().out and report(run)["first_step"] == 4
+
+
 def test_what_an_older_checkpoint_lacks_was_as_its_default_is(run_dir: Path, tmp_path: Path, capsys: Capture) -> None:
     content = torch.load(last(run_dir), weights_only=True)
     del content["hyper_parameters"]["direct"]

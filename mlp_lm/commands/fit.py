@@ -32,12 +32,11 @@ from mlp_lm.terminal import pluralize
 from mlp_lm.text.advice import advice
 from mlp_lm.text.corpus import SPLITS, CorpusSettings
 from mlp_lm.training.callbacks import Checkpoints, StopOnSignal
-from mlp_lm.training.cli import CLI, build, lightning_session
+from mlp_lm.training.cli import CLI, add_fit_flags, build, lightning_session
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.report import build_report, render
 from mlp_lm.training.resuming import FIXED_ON_RESUME, changed, resume_problems
-from mlp_lm.training.schema import add_fit_flags, config_schema
 from mlp_lm.training.tensorboard import TensorBoardExtras
 from mlp_lm.training.trainer import Trainer, run_length
 
@@ -45,6 +44,8 @@ from mlp_lm.training.trainer import Trainer, run_length
 def run(args: list[str], description: str) -> None:
     """Run the command; `args` starts with its name, `description` is for the help."""
     if "--print_schema" in args:
+        from mlp_lm.training.schema import config_schema
+
         print(json.dumps(config_schema(), indent=2))
     else:
         fit(args[1:], description)

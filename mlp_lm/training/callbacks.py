@@ -61,6 +61,7 @@ class Checkpoints(Checkpoint):
         self._metrics: dict[str, float] = {}  # of the latest validation
         self._seconds_before = 0.0  # of training, before the run was resumed
         self._start = time.perf_counter()
+        self._saved_step = -1
 
     @property
     def seconds(self) -> float:
@@ -112,10 +113,11 @@ class Checkpoints(Checkpoint):
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(path, weights_only=False)
+        self._saved_step = trainer.global_step
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write `last.ckpt` where no validation does."""
-        if not trainer.enable_validation:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write `last.ckpt` where no validation has done so: without dev, or if the last epoch has none."""
+        if trainer.global_step != self._saved_step and (trainer.should_stop or not trainer.enable_validation):
             self.save(trainer, self.last)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, content: dict[str, Any]) -> None:

@@ -13,19 +13,18 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import set_parsing_settings
+from jsonargparse import ArgumentParser, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mlp_lm.errors import Interrupted, SettingsError
 from mlp_lm.parsing import OneLineErrors, check_config_file, configs_first, flag_values
-from mlp_lm.settings import SEED, Range, Settings, check, refuse
+from mlp_lm.settings import SEED, Range, Settings, check, ranges, refuse
 from mlp_lm.text.corpus import CorpusSettings
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule, conflicts
 from mlp_lm.training.resuming import flatten
-from mlp_lm.training.schema import SECTIONS, add_seed, section_ranges
 from mlp_lm.training.trainer import UNSUPPORTED_ARGUMENTS, Trainer, report_lost_process
 
 LECTURE = {  # its words, and those of other code that followed it
@@ -35,9 +34,28 @@ LECTURE = {  # its words, and those of other code that followed it
     "lr": "model.learning_rate",
     "epochs": "trainer.max_epochs",
 }
+SECTIONS = {"data": (TextDataModule, CorpusSettings), "model": (MLPModule,), "trainer": (Trainer,)}
 set_parsing_settings(config_read_mode_fsspec_enabled=False)  # Lightning lets a setting be the URL of more settings
 # The default of a setting of Lightning's Timer, which no dumper knows.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
+
+
+def section_ranges() -> dict[str, Range]:
+    """The ranges of all settings of a config, by name: `model.dropout`, …"""
+    return {n: r for section, owners in SECTIONS.items() for owner in owners for n, r in ranges(owner, section).items()}
+
+
+def add_seed(parser: ArgumentParser) -> None:
+    """The seed of a run."""
+    parser.add_argument("--seed_everything", type=int, default=42, help="Seed of weights, examples and samples")
+
+
+def add_fit_flags(parser: ArgumentParser) -> None:
+    """The flags of `fit` alone."""
+    parser.add_argument("--run_dir", type=str | None, help="Folder of the run (default: runs/<config name>/version_N)")
+    parser.add_argument(
+        "--report_test", type=bool, default=True, help="Report the test loss too; false leaves test unread"
+    )
 
 
 class Parser(OneLineErrors, LightningArgumentParser):

@@ -1,4 +1,4 @@
-"""The settings of a config: the classes that they come from, and a JSON schema for editors."""
+"""A JSON schema of configs, for editors."""
 
 from __future__ import annotations
 
@@ -8,31 +8,11 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from mlp_lm.parsing import LINKED
-from mlp_lm.settings import SEED, Range, ranges
-from mlp_lm.text.corpus import CorpusSettings
+from mlp_lm.settings import SEED
+from mlp_lm.training.cli import add_fit_flags, add_seed, section_ranges
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.trainer import Trainer
-
-SECTIONS = {"data": (TextDataModule, CorpusSettings), "model": (MLPModule,), "trainer": (Trainer,)}
-
-
-def section_ranges() -> dict[str, Range]:
-    """The ranges of all settings of a config, by name: `model.dropout`, …"""
-    return {n: r for section, owners in SECTIONS.items() for owner in owners for n, r in ranges(owner, section).items()}
-
-
-def add_seed(parser: ArgumentParser) -> None:
-    """The seed of a run."""
-    parser.add_argument("--seed_everything", type=int, default=42, help="Seed of weights, examples and samples")
-
-
-def add_fit_flags(parser: ArgumentParser) -> None:
-    """The flags of `fit` alone."""
-    parser.add_argument("--run_dir", type=str | None, help="Folder of the run (default: runs/<config name>/version_N)")
-    parser.add_argument(
-        "--report_test", type=bool, default=True, help="Report the test loss too; false leaves test unread"
-    )
 
 
 def config_schema() -> dict[str, Any]:
