@@ -101,6 +101,11 @@ TABLE = {
         lambda o: o.losses()[:EPOCH] == pytest.approx(o.losses()[EPOCH:]),
         model={**STEEP, "learning_rate": 1e-30},
     ),
+    "reload_dataloaders_every_n_epochs": Row(
+        {"reload_dataloaders_every_n_epochs": 1, "max_epochs": 2},
+        lambda o: o.losses()[:EPOCH] != pytest.approx(o.losses()[EPOCH:]),
+        model={**STEEP, "learning_rate": 1e-30},
+    ),
     "accumulate_grad_batches": Row({"accumulate_grad_batches": 2, "max_epochs": 1}, lambda o: o.steps == EPOCH // 2),
     "no gradient_clip_val": Row(ONE_BATCH, falls, model=STEEP),
     "gradient_clip_val": Row({**ONE_BATCH, **NEXT_TO_NOTHING}, stays, model=STEEP),
@@ -427,6 +432,25 @@ def test_lightnings_trainer_fits_and_evaluates_the_module_and_its_checkpoint_can
     assert torch.equal(load(path).log_probs(contexts), module.eval().network.log_probs(contexts))
     capsys.readouterr()
     assert "trainer.max_steps: missing; it is not in" in error_of(["fit", f"--ckpt_path={path}"], capsys)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, which `fit` drops
+@pytest.mark.parametrize("every_n_train_steps", [None, 13])  # at the end of an epoch, by default, and within one
+def test_lightnings_own_checkpoints_resume_exactly(
+    every_n_train_steps: int | None, corpus_file: Path, tmp_path: Path
+) -> None:
+    def fitted(max_epochs: int, ckpt_path: Path | None = None) -> dict[str, torch.Tensor]:
+        pl.seed_everything(1)
+        data = TextDataModule(path=str(corpus_file), context_size=3, batch_size=100)
+        module = MLPModule(data.vocab_size, 3, hidden_dim=16, lr_decay_steps=40)
+        own = callbacks.ModelCheckpoint(tmp_path, f"{max_epochs}", every_n_train_steps=every_n_train_steps)
+        trainer = pl.Trainer(max_epochs=max_epochs, accelerator="cpu", logger=False, callbacks=own)
+        trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+        return module.state_dict()
+
+    whole = fitted(4)
+    fitted(2)
+    torch.testing.assert_close(fitted(4, tmp_path / "2.ckpt"), whole, rtol=0, atol=0)
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's, which `fit` drops

@@ -61,7 +61,6 @@ class Checkpoints(Checkpoint):
         self._metrics: dict[str, float] = {}  # of the latest validation
         self._seconds_before = 0.0  # of training, before the run was resumed
         self._start = time.perf_counter()
-        self._saved_step = -1
 
     @property
     def seconds(self) -> float:
@@ -104,7 +103,8 @@ class Checkpoints(Checkpoint):
         if is_best:
             self.best_dev_loss = dev_loss
             self.save(trainer, self.best)
-        self.save(trainer, self.last)
+        if not ends_with_its_epoch(trainer):
+            self.save(trainer, self.last)
 
     def save(self, trainer: Trainer, path: Path) -> None:
         """Write a checkpoint, and first what was logged until now, so that a resumed run's curves have no gap."""
@@ -113,11 +113,10 @@ class Checkpoints(Checkpoint):
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(path, weights_only=False)
-        self._saved_step = trainer.global_step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write `last.ckpt` where no validation has done so: without dev, or if the last epoch has none."""
-        if trainer.global_step != self._saved_step and (trainer.should_stop or not trainer.enable_validation):
+        """Write `last.ckpt` where a run ends with an epoch, and after each epoch without dev."""
+        if ends_with_its_epoch(trainer) or not trainer.enable_validation:
             self.save(trainer, self.last)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, content: dict[str, Any]) -> None:
@@ -138,6 +137,15 @@ class Checkpoints(Checkpoint):
 def in_training(trainer: Trainer) -> bool:
     """Whether a validation is one of a fit, and not the sanity check before it or a validation of its own."""
     return trainer.state.fn == "fit" and not trainer.sanity_checking
+
+
+def ends_with_its_epoch(trainer: Trainer) -> bool:
+    """Whether a run is at its end and at that of an epoch.
+
+    A checkpoint written in the validation there would be one from within the epoch: were the run to train on, Lightning
+    would take one more step in it.
+    """
+    return trainer.should_stop and trainer.is_last_batch
 
 
 class StopOnSignal(Callback):
@@ -179,7 +187,12 @@ class StopOnSignal(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop; the checkpoint has just been written."""
-        if in_training(trainer):
+        if in_training(trainer) and not ends_with_its_epoch(trainer):
+            self._stop_if_asked(trainer, save=False)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop where the checkpoint is written now."""
+        if ends_with_its_epoch(trainer):
             self._stop_if_asked(trainer, save=False)
 
     def _stop_if_asked(self, trainer: Trainer, save: bool) -> None:

@@ -109,7 +109,7 @@ class TextDataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> TrainBatches:
-        """The batches of training, from the first; a resumed run restores its position."""
+        """The batches of training, from the first, or from where the trainer is."""
         rank, world_size = self._rank_and_world_size()
         self.check_shares(world_size)
         if self.order_seed is None:
@@ -123,16 +123,19 @@ class TextDataModule(LightningDataModule):
                 f"the teacher makes up {num_items:,} items, and predicts all tokens of these and of train", sys.stderr
             )
             windows = teach(self.teacher, self.corpus.train, context_size, num_items, self.order_seed)
-        trainer = self.trainer
-        return TrainBatches(
+        trainer, k = self.trainer, self.hparams["steps_per_execution"]
+        batches = TrainBatches(
             windows.to(trainer.strategy.root_device) if trainer else windows,
             Order(len(windows), self.hparams["batch_size"], self.order_seed),
-            steps_per_execution=self.hparams["steps_per_execution"],
+            steps_per_execution=k,
             accumulate=trainer.accumulate_grad_batches if trainer else 1,
             repeat=trainer.overfit_batches if trainer else 0,  # type: ignore[attr-defined]  # public, but not declared
             rank=rank,
             num_ranks=world_size,
         )
+        if trainer is not None:  # Lightning restores the position within an epoch, but not that of a new epoch
+            batches.position = (trainer.fit_loop.total_batch_idx + 1) * k
+        return batches
 
     def check_shares(self, world_size: int) -> None:
         """Raise SettingsError unless each of `world_size` processes gets the same number of rows of a batch."""

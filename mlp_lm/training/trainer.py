@@ -31,7 +31,6 @@ SMALL_STEP = 2**22  # multiply-adds of a forward pass, about: batch size times w
 UNSUPPORTED_ARGUMENTS = {  # of Lightning's Trainer, and why
     "enable_checkpointing": "a run always keeps last.ckpt and best.ckpt; fast_dev_run writes no files",
     "barebones": "a run needs the checkpoints and losses that it turns off",
-    "reload_dataloaders_every_n_epochs": "the data never change during a run",
     "use_distributed_sampler": "each process takes its rows of every batch",
 }
 
@@ -147,7 +146,6 @@ class Trainer(LightningTrainer):
                 # Those of a run are added once it has a folder; by default Lightning would add one of its own.
                 enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
                 use_distributed_sampler=False,
-                reload_dataloaders_every_n_epochs=0,
                 barebones=False,
                 **kwargs,
             )
