@@ -65,6 +65,13 @@ def test_an_evaluation_warns_of_nothing(best: Path, recwarn: pytest.WarningsReco
     assert [str(warning.message) for warning in recwarn] == []
 
 
+def test_a_logger_of_the_users_gets_the_loss(best: Path, tmp_path: Path) -> None:
+    logger = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={tmp_path}"]
+    assert main(["test", f"--ckpt_path={best}", *logger]) == 0
+    (path,) = tmp_path.rglob("metrics.csv")
+    assert "test/loss" in path.read_text()
+
+
 def test_nothing_to_evaluate_is_one_line(best: Path, capsys: Capture) -> None:
     error = error_of(["test", f"--ckpt_path={best}", "--trainer.limit_test_batches=0"], capsys)
     assert "trainer.limit_test_batches: found 0, which leaves nothing to evaluate" in error

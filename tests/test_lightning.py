@@ -130,6 +130,9 @@ TABLE = {
         {"precision": "bf16-mixed", "max_steps": 2},
         lambda o: o.losses()[0] == pytest.approx(math.log(10), abs=0.1),
     ),
+    "gradient_clip_val with bf16-mixed": Row(
+        {**ONE_BATCH, **NEXT_TO_NOTHING, "precision": "bf16-mixed"}, stays, model=STEEP
+    ),
     "profiler simple": Row({"profiler": "simple", "max_steps": 2}, lambda o: "run_training_batch" in o.printed),
     "max_time": Row({"max_time": "00:00:00:01", "max_steps": 10**8}, lambda o: 0 < o.steps < 10**8),
     "LearningRateMonitor": Row(
@@ -339,6 +342,47 @@ def test_what_truly_cannot_be_is_refused_with_the_reason(name: str, tmp_path: Pa
         assert UNSUPPORTED_ARGUMENTS[name] in error_of(args, capsys)
     with pytest.raises(SettingsError, match=name):
         Trainer(**{name: True})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("StochasticWeightAveraging", {"swa_lrs": 0.01, "swa_epoch_start": 3}),  # with a device among its defaults
+        ("Timer", {"duration": {"hours": 1}}),  # and with an enum
+        ("LearningRateFinder", {"num_training_steps": 20}),
+        ("BatchSizeFinder", {"init_val": 8, "max_trials": 2, "steps_per_trial": 1}),
+    ],
+)
+def test_a_run_with_such_a_callback_is_resumed_from_its_step(
+    name: str, arguments: dict[str, Any], corpus_file: Path, tmp_path: Path
+) -> None:
+    callback = [f"--trainer.callbacks+={name}", *as_flags("trainer.callbacks", arguments)]
+    run = fit(corpus_file, tmp_path / "run", *callback, "--trainer.max_epochs=5", "--model.lr_decay_steps=16")
+    found = torch.load(last(run), weights_only=True)
+    assert main(["fit", f"--ckpt_path={run}", "--trainer.max_steps=16"]) == 0
+    resumed = torch.load(last(run), weights_only=True)
+    assert report(run)["first_step"] == 12 and resumed["global_step"] == 16
+    for settings in ("hyper_parameters", "datamodule_hyper_parameters"):
+        assert resumed[settings] == found[settings]
+
+
+@pytest.mark.parametrize("length", ["max_steps=25", "max_epochs=3"])
+def test_a_run_that_ends_where_lightning_does_not_validate_keeps_its_last_step(
+    length: str, corpus_file: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    every_second = ["--trainer.check_val_every_n_epoch=2", "--trainer.val_check_interval=1.0", "--data.batch_size=100"]
+    flags = [*every_second, "--trainer.max_steps=null", f"--trainer.{length}"]
+    run = fit(corpus_file, tmp_path / "run", *flags)
+    assert torch.load(last(run), weights_only=True)["global_step"] == (25 if "steps" in length else 30)
+    assert report(run)["best_step"] == 20
+    short = fit(corpus_file, tmp_path / "short", *every_second, "--trainer.max_steps=3")
+    assert report(short)["best_step"] == 3 and "losses of last.ckpt, step 3:" in capfd.readouterr().out
+
+
+def test_nothing_to_train_on_is_one_line(corpus_file: Path, tmp_path: Path, capfd: Capture) -> None:
+    run = fit(corpus_file, tmp_path / "run", "--trainer.limit_train_batches=0", expected=2)
+    assert "trainer.limit_train_batches: found 0, which leaves nothing to train on" in capfd.readouterr().err
+    assert not run.exists()
 
 
 def test_fast_dev_run_takes_a_step_and_leaves_nothing(corpus_file: Path, tmp_path: Path, capfd: Capture) -> None:

@@ -81,9 +81,10 @@ def prepare(
     base = {name: trained_with[name] for name in ("seed_everything", "data", "model")}
     cli = parse(command, args, description, {**base, "trainer": {"precision": precision} if precision else {}})
     refuse(changed(cli.settings, cli.trained_with(trained_with), FIXED_BY_WEIGHTS))
-    # Losses are printed; Lightning would write them to ./lightning_logs, too.
-    logger = False if cli.config.trainer.logger is True else cli.config.trainer.logger
-    trainer, module, data = build(cli, lambda data: {"logger": logger, "max_steps": None})
+    cli.config.trainer.max_steps = None
+    if cli.config.trainer.logger is True:  # losses are printed; Lightning would write them to ./lightning_logs, too
+        cli.config.trainer.logger = False
+    trainer, module, data = build(cli)
     limits = {f"limit_{kind}_batches": getattr(trainer, f"limit_{kind}_batches") for kind in ("val", "test", "predict")}
     refuse(f"trainer.{name}: found 0, which leaves nothing to evaluate" for name, limit in limits.items() if limit == 0)
     checkpoint.check_same_data(path, content[checkpoint.DATA_KEY], data.corpus)

@@ -13,11 +13,14 @@ from argparse import SUPPRESS
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import yaml
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -133,6 +136,10 @@ class Run:
         for name, value in vars(CorpusSettings.of(config["data"].as_dict()).absolute()).items():
             config["data"][name] = value
         config["data"]["teacher"] = self.data.hparams["teacher"]
+        for callback in config["trainer"]["callbacks"] or []:  # defaults of Lightning's that no dumper knows
+            for name, value in callback.get("init_args", {}).items():
+                if isinstance(value, torch.device | Enum):
+                    callback["init_args"][name] = value.value if isinstance(value, Enum) else str(value)
         return cast(str, self.cli.parser.dump(config, skip_unset=False, skip_validation=True))
 
 
@@ -156,11 +163,11 @@ def prepare(args: list[str], resumed: Resumed | None = None, description: str = 
     def length(data: TextDataModule) -> dict[str, Any]:
         s = cli.config.trainer
         names = ("max_steps", "val_check_interval", "max_epochs", "check_val_every_n_epoch")
-        max_steps, interval = run_length(data.steps_per_epoch / s.accumulate_grad_batches, **{n: s[n] for n in names})
+        max_steps, interval = run_length(steps_per_epoch(data, s), **{n: s[n] for n in names})
         s.max_steps, s.val_check_interval = max_steps, interval  # for config.yaml
         refuse(horizon_problems(cli.settings))
         k = data.hparams["steps_per_execution"]
-        return {"max_steps": max_steps, "val_check_interval": interval // k if k > 1 else interval}
+        return {"max_steps": max_steps, "val_check_interval": max(1, interval // k) if k > 1 else interval}
 
     trainer, module, data = build(cli, length)
     if data.hparams["steps_per_execution"] > 1:
@@ -169,10 +176,28 @@ def prepare(args: list[str], resumed: Resumed | None = None, description: str = 
         refuse(fast_lane.problems(cli.settings, trainer.callbacks, trainer.world_size))  # type: ignore[attr-defined]
         module = fast_lane.FastLane.of(module)
     if resumed is not None:
+        # They would train anew; what they have found is in the checkpoint.
+        found = [c for c in trainer.callbacks if isinstance(c, BatchSizeFinder | LearningRateFinder)]  # type: ignore[attr-defined]
+        for finder in found:
+            trainer.callbacks.remove(finder)  # type: ignore[attr-defined]
         checkpoint.check_same_data(resumed.path, resumed.content[checkpoint.DATA_KEY], data.corpus)
     data.check_shares(trainer.world_size)
     _ = data.teacher  # the errors of one that cannot be used
     return Run(cli, trainer, module, data, resumed)
+
+
+def steps_per_epoch(data: TextDataModule, trainer: Mapping[str, Any]) -> float:
+    """Optimizer steps in an epoch of Lightning's, with the trainer's limits and accumulation.
+
+    Raises SettingsError if a limit leaves nothing.
+    """
+    limit = trainer["overfit_batches"] or trainer["limit_train_batches"]
+    if limit == 0:
+        raise SettingsError("trainer.limit_train_batches: found 0, which leaves nothing to train on")
+    batches = data.steps_per_epoch
+    if limit is not None:
+        batches = min(limit, batches) if isinstance(limit, int) else limit * batches
+    return batches / int(trainer["accumulate_grad_batches"])
 
 
 def problems_of_resuming(resumed: Resumed, cli: CLI) -> Iterator[str]:
@@ -265,9 +290,9 @@ def summary(run: Run, run_dir: Path) -> str:
     """The line before a run: data, length, folder."""
     trainer, data = run.trainer, run.data
     windows = " / ".join(f"{len(getattr(data.corpus, split)):,}" for split in SPLITS)
-    length = f"{trainer.max_epochs:,} epochs" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+    length = pluralize(trainer.max_epochs, "epoch") if trainer.max_epochs and trainer.max_epochs > 0 else ""
     if trainer.max_steps > 0:
-        epochs = trainer.max_steps * trainer.accumulate_grad_batches / data.steps_per_epoch
+        epochs = trainer.max_steps / steps_per_epoch(data, run.cli.config.trainer)
         steps = f"{pluralize(trainer.max_steps, 'step')}, {epochs:.3g} epochs"
         length = f"{steps}, at most {length}" if length else steps
     text = f"{data.source}: {windows} windows in {' / '.join(SPLITS)}, {data.vocab_size:,} tokens"

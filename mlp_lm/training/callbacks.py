@@ -61,6 +61,7 @@ class Checkpoints(Checkpoint):
         self._metrics: dict[str, float] = {}  # of the latest validation
         self._seconds_before = 0.0  # of training, before the run was resumed
         self._start = time.perf_counter()
+        self._saved_step = -1  # that of last.ckpt
 
     @property
     def seconds(self) -> float:
@@ -113,10 +114,12 @@ class Checkpoints(Checkpoint):
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(path, weights_only=False)
+        if path == self.last:
+            self._saved_step = trainer.global_step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write `last.ckpt` where a run ends with an epoch, and after each epoch without dev."""
-        if ends_with_its_epoch(trainer) or not trainer.enable_validation:
+        """Write `last.ckpt` where no validation has: at the end of a run, and after each epoch without dev."""
+        if self._saved_step != trainer.global_step and (trainer.should_stop or not trainer.enable_validation):
             self.save(trainer, self.last)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, content: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from enum import Enum
 from typing import Any
 
 import torch
@@ -36,8 +35,6 @@ LECTURE = {  # its words, and those of other code that followed it
 }
 SECTIONS = {"data": (TextDataModule, CorpusSettings), "model": (MLPModule,), "trainer": (Trainer,)}
 set_parsing_settings(config_read_mode_fsspec_enabled=False)  # Lightning lets a setting be the URL of more settings
-# The default of a setting of Lightning's Timer, which no dumper knows.
-yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
 
 
 def section_ranges() -> dict[str, Range]:
@@ -171,10 +168,12 @@ def build(
     try:
         objects = cli.parser.instantiate(cli.config)
     except ValueError as error:
+        # jsonargparse wraps what a callback or logger has raised; in a list of several, the text only.
         cause: BaseException = error
-        while cause.__cause__ is not None:  # jsonargparse wraps what a callback or logger has raised
+        while cause.__cause__ is not None:
             cause = cause.__cause__
-        raise SettingsError(f"trainer: {cause}") from error
+        missing = re.search("Requirement .* not met.*", str(error))
+        raise SettingsError(f"trainer: {missing[0] if missing else cause}") from error
     data: TextDataModule = objects.data
     return Trainer(**{**objects.trainer, **complete(data)}), objects.model, data
 

@@ -125,7 +125,9 @@ class MLPModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """See `optim.build_optimizer`; the learning rate changes at every step."""
         names = ("optimizer", "momentum", "weight_decay", "decay_all")
-        optimizer = build_optimizer(self.network, **{name: self.hparams[name] for name in names})
+        # With 16-bit products, Lightning refuses to clip where the optimizer can unscale gradients, as fused ones can.
+        fused = not (self.trainer.gradient_clip_val and self.trainer.precision.endswith("mixed"))
+        optimizer = build_optimizer(self.network, **{name: self.hparams[name] for name in names}, fused=fused)
         scheduler = LambdaLR(optimizer, lambda step: self.learning_rate_at(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -189,7 +191,8 @@ class MLPModule(LightningModule):
                 f"train loss is {losses[first]} at step {at:,}, where the learning rate is "
                 f"{self.learning_rate_at(at - 1):g}; try a lower model.learning_rate. The checkpoints are unchanged"
             )
-        self.log("train/loss", losses.mean(), logger=False, prog_bar=True)  # for callbacks and bars
+        # For callbacks and bars; `sync_dist` changes nothing, and keeps Lightning from advising it.
+        self.log("train/loss", losses.mean(), logger=False, prog_bar=True, sync_dist=True)
         self._write({"train/loss": losses.mean().item(), "lr": self._rate}, step)
 
     def _write(self, values: dict[str, float], step: int) -> None:

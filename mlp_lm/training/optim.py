@@ -12,7 +12,7 @@ from mlp_lm.models.network import MLP
 
 
 def build_optimizer(
-    network: MLP, *, optimizer: str, momentum: float, weight_decay: float, decay_all: bool
+    network: MLP, *, optimizer: str, momentum: float, weight_decay: float, decay_all: bool, fused: bool = True
 ) -> Optimizer:
     """SGD or AdamW over the weights of `network`, with 1 as the learning rate that a schedule of factors multiplies.
 
@@ -25,11 +25,11 @@ def build_optimizer(
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if optimizer == "sgd":
-        return SGD(groups, lr=1.0, momentum=momentum, fused=True)
+        return SGD(groups, lr=1.0, momentum=momentum, fused=fused)
     # A run of a few thousand steps is over before an average over 1,000 of them has settled. But a word of a large
     # vocabulary is the target once in thousands of tokens, and an average over 100 steps forgets in between how large
     # its gradients are: with V = 16,383, dev perplexity on Brown after one epoch was 424 with 0.99, 347 with 0.999.
-    return AdamW(groups, lr=1.0, betas=(0.9, 0.999 if network.large_vocab else 0.99), fused=True)
+    return AdamW(groups, lr=1.0, betas=(0.9, 0.999 if network.large_vocab else 0.99), fused=fused)
 
 
 def learning_rate_at(

@@ -39,7 +39,7 @@ def build_report(
     """The figures of a finished run; losses are those of `checkpoint`, reloaded from disk.
 
     Args:
-        checkpoint: `best.ckpt`.
+        checkpoint: `best.ckpt`; `last.ckpt` where no validation has chosen one.
         module: The trained module.
         data: Its data.
         seconds: Wall time of training, over all fits of the run.
@@ -91,7 +91,7 @@ def render(report: dict[str, Any], run_dir: Path, checkpoint: Path) -> str:
     lines = [
         "",
         f"{report['weights']:,} weights, {taken} in {report['seconds']:.1f} s{now} "
-        f"on {report['device']}; losses of best.ckpt, step {best_step:,}:",
+        f"on {report['device']}; losses of {checkpoint.name}, step {best_step:,}:",
         "        nats/token  perplexity  bits/token",
     ]
     for split, loss in report["losses"].items():
