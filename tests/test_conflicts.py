@@ -39,6 +39,8 @@ def test_a_run_may_not_train_on_at_a_learning_rate_of_0(corpus_file: Path, tmp_p
     args = ["fit", f"--data.path={corpus_file}", f"--run_dir={tmp_path / 'run'}", *HORIZON]
     error = error_of(args, capsys)
     assert "trainer.max_steps: found 11, but the learning rate is 0 from step 10 on; raise --model.lr_decay" in error
+    error = error_of([*args[:-1], "--trainer.max_epochs=20"], capsys)
+    assert "trainer.max_epochs: found 20, but the learning rate is 0 from step 10 on" in error
 
 
 def test_a_network_keeps_its_shape() -> None:

@@ -320,6 +320,8 @@ def test_a_users_own_checkpoints_go_where_they_are_wanted(corpus_file: Path, tmp
     [
         (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=dev_loss"], "dev_loss"),
         (["--trainer.logger=WandbLogger"], "trainer: Requirement 'wandb"),
+        (["--trainer.val_check_interval=50", "--trainer.check_val_every_n_epoch=1"], "trainer: `val_check_interval`"),
+        (["--trainer.val_check_interval=0"], "trainer.val_check_interval must be above 0"),
         (
             ["--trainer.callbacks+=GradientAccumulationScheduler", "--trainer.callbacks.scheduling={0:2}"],
             "expected dict",

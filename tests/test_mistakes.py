@@ -115,7 +115,7 @@ def test_the_home_of_an_unknown_user_is_a_folder_like_others(
         (["--model.dropout=0.5", "--model.hidden_dim=8"], "leave it out; model.dropout: found 0.5, but the"),
         (["--run_dir=elsewhere"], "run_dir: a resumed run stays in its own folder; leave out --run_dir"),
         (["--trainer.max_steps=11"], "trainer.max_steps: found 11, but the checkpoint is at step 12 already"),
-        ([], "found 12, at which this run has ended; to train on: python -m mlp_lm fit --ckpt_path="),
+        ([], "found 12, but this run has ended, at step 12; to train on: python -m mlp_lm fit --ckpt_path="),
         (["--model.lr_decay_steps=12"], "last.ckpt --trainer.max_steps=18 --model.lr_decay_steps=18"),
         (
             ["--trainer.max_steps=11", "--model.dropout=0.5", "--run_dir=x"],

@@ -133,6 +133,54 @@ def test_a_run_of_epochs_resumes_exactly_after_a_signal_and_after_its_end(
     torch.testing.assert_close(state(whole)["state_dict"], state(longer)["state_dict"], rtol=0, atol=0)
 
 
+STOPPING = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=dev/loss"]
+STOPPING += ["--trainer.callbacks.stopping_threshold=1000"]  # at the first validation
+
+
+def test_a_run_that_stopped_early_has_ended(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
+    flags = [*STOPPING, "--ckpt_path=auto"]
+    run = fit(corpus_file, tmp_path / "run", *flags)
+    before = state(run)
+    assert before["global_step"] == 5
+    capsys.readouterr()
+    fit(corpus_file, run, *flags)  # the same line again, which has the callback once, too
+    assert f"run {run} has ended" in capsys.readouterr().out
+    torch.testing.assert_close(state(run), before, rtol=0, atol=0)
+    assert "but this run has ended, at step 5; to train on: " in error_of(["fit", f"--ckpt_path={run}"], capsys)
+    assert main(["fit", f"--ckpt_path={run}", "--trainer.max_steps=13"]) == 0
+
+
+def test_a_run_of_epochs_does_not_go_back_either(corpus_file: Path, tmp_path: Path, capsys: Capture) -> None:
+    rising = [
+        "--model.optimizer=sgd",
+        "--model.dropout=0",
+        "--model.learning_rate=30",
+        "--trainer.val_check_interval=7",
+    ]
+    run = fit(corpus_file, tmp_path / "run", *EPOCHS, *rising)
+    best = run / "checkpoints" / "best.ckpt"
+    capsys.readouterr()
+    assert "but its run has reached step 40, which would be lost" in error_of(["fit", f"--ckpt_path={best}"], capsys)
+    error = error_of(["fit", f"--ckpt_path={run}", "--trainer.max_epochs=2"], capsys)
+    assert "trainer.max_epochs: found 2, but the checkpoint is in epoch 4 already" in error
+    error = error_of(["fit", f"--ckpt_path={run}"], capsys)
+    assert "trainer.max_epochs: found 4, but this run has ended, at step 40; to train on: " in error
+
+
+def test_an_accumulation_schedule_resumes_exactly_too(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Lightning counts its validations in batches; they must not fall between the batches of a step.
+    flags = [LOGGED, "--trainer.callbacks+=GradientAccumulationScheduler", '--trainer.callbacks.scheduling={"0": 2}']
+    flags += ["--trainer.val_check_interval=8"]
+    whole = fit(corpus_file, tmp_path / "whole", *flags, "--trainer.log_every_n_steps=4")
+    with monkeypatch.context() as patch:
+        stop_at(6, signal.SIGTERM, patch)
+        run = fit(corpus_file, tmp_path / "run", *flags, "--trainer.log_every_n_steps=4", expected=143)
+    assert main(["fit", f"--ckpt_path={run}"]) == 0
+    assert_same_run(whole, run)
+
+
 def test_a_checkpoint_is_read_once_its_run_is_locked(
     corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

@@ -27,7 +27,7 @@ from mlp_lm.training.resuming import FIXED_BY_WEIGHTS, changed
 from mlp_lm.training.trainer import Trainer
 
 RELEVANT_SETTINGS = (
-    r"help|config|ckpt_path|data\.\w*path|trainer\.(accelerator|devices|enable_progress_bar|limit_\w+_batches|num_nodes|"
+    r"help|config|ckpt_path|data\.\w*path|trainer\.(accelerator|devices|enable_progress_bar|limit_{}_batches|num_nodes|"
     r"num_threads|precision|profiler|strategy|callbacks|logger|plugins)(\..*)?"
 )
 
@@ -66,7 +66,8 @@ def parse(command: str, args: list[str], description: str = "", base: Settings |
     """Parse the arguments of a command, nearly all of whose settings come from the checkpoint."""
 
     def has_effect(name: str) -> bool:
-        return re.fullmatch(RELEVANT_SETTINGS, name) is not None
+        split = {"validate": "val"}.get(command, command)  # Lightning's name
+        return re.fullmatch(RELEVANT_SETTINGS.format(split), name) is not None
 
     return CLI(command, args, description=description, add_flags=add_flags, has_effect=has_effect, base=base)
 
@@ -85,8 +86,9 @@ def prepare(
     if cli.config.trainer.logger is True:  # losses are printed; Lightning would write them to ./lightning_logs, too
         cli.config.trainer.logger = False
     trainer, module, data = build(cli)
-    limits = {f"limit_{kind}_batches": getattr(trainer, f"limit_{kind}_batches") for kind in ("val", "test", "predict")}
-    refuse(f"trainer.{name}: found 0, which leaves nothing to evaluate" for name, limit in limits.items() if limit == 0)
+    limit = f"limit_{ {'validate': 'val'}.get(command, command) }_batches"
+    if getattr(trainer, limit) == 0:
+        raise SettingsError(f"trainer.{limit}: found 0, which leaves nothing to evaluate")
     checkpoint.check_same_data(path, content[checkpoint.DATA_KEY], data.corpus)
     if command == "predict" and trainer.world_size > 1:
         raise SettingsError("trainer.devices: predict writes one file, in order, and takes one process on one node")

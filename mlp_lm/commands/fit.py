@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shlex
 import shutil
@@ -39,7 +40,7 @@ from mlp_lm.training.cli import CLI, add_fit_flags, build, lightning_session
 from mlp_lm.training.datamodule import TextDataModule
 from mlp_lm.training.module import MLPModule
 from mlp_lm.training.report import build_report, render
-from mlp_lm.training.resuming import FIXED_ON_RESUME, changed, resume_problems
+from mlp_lm.training.resuming import FIXED_ON_RESUME, changed, has_ended, resume_problems
 from mlp_lm.training.tensorboard import TensorBoardExtras
 from mlp_lm.training.trainer import Trainer, run_length
 
@@ -65,6 +66,9 @@ def fit(args: list[str], description: str = "", callbacks: Sequence[Callback] = 
     with lightning_session(), ExitStack() as stack:
         resumed = read_checkpoint(args, stack)
         run = prepare(args, resumed, description)
+        if resumed is not None and resumed.auto and has_ended(resumed.path, run.cli.settings, run.trained_with):
+            report_again(run, runs.run_folder(resumed.path))
+            return
         run.trainer.start_processes()
         run.trainer.callbacks += callbacks  # type: ignore[attr-defined]  # public, but not declared
         if run.trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -128,6 +132,12 @@ class Run:
         configs = flag_values(self.cli.args, "--config")
         return runs.run_name(configs[0] if configs else "", self.cli.config.data.path)
 
+    @property
+    def trained_with(self) -> Settings:
+        """The settings of the checkpoint that is resumed, by their full names."""
+        assert self.resumed is not None
+        return self.cli.trained_with(checkpoint.settings(self.resumed.content))
+
     def config_text(self) -> str:
         """All settings as a config, files by their absolute paths, so that it holds in any folder."""
         config = self.cli.config.clone()
@@ -163,11 +173,13 @@ def prepare(args: list[str], resumed: Resumed | None = None, description: str = 
     def length(data: TextDataModule) -> dict[str, Any]:
         s = cli.config.trainer
         names = ("max_steps", "val_check_interval", "max_epochs", "check_val_every_n_epoch")
-        max_steps, interval = run_length(steps_per_epoch(data, s), **{n: s[n] for n in names})
-        s.max_steps, s.val_check_interval = max_steps, interval  # for config.yaml
-        refuse(horizon_problems(cli.settings))
         k = data.hparams["steps_per_execution"]
-        return {"max_steps": max_steps, "val_check_interval": max(1, interval // k) if k > 1 else interval}
+        max_steps, interval = run_length(steps_per_epoch(data, s), **{n: s[n] for n in names}, multiple=k)
+        s.max_steps, s.val_check_interval = max_steps, interval  # for config.yaml
+        refuse(horizon_problems(cli.settings, steps_per_epoch(data, s)))
+        if k > 1:  # Lightning counts calls
+            interval = max(1, int(interval) // k)
+        return {"max_steps": max_steps, "val_check_interval": interval}
 
     trainer, module, data = build(cli, length)
     if data.hparams["steps_per_execution"] > 1:
@@ -209,17 +221,20 @@ def problems_of_resuming(resumed: Resumed, cli: CLI) -> Iterator[str]:
     yield from changed(settings, trained_with, FIXED_ON_RESUME)
     if settings["run_dir"] is not None and not resumed.auto:
         yield "run_dir: a resumed run stays in its own folder; leave out --run_dir"
-    yield from resume_problems(resumed.path, resumed.content, settings, resumed.auto)
+    if not resumed.auto or not has_ended(resumed.path, settings, trained_with):
+        yield from resume_problems(resumed.path, resumed.content, settings, trained_with)
 
 
-def horizon_problems(settings: Settings) -> Iterator[str]:
+def horizon_problems(settings: Settings, steps_per_epoch: float) -> Iterator[str]:
     """Describe a run that would train on after its learning rate has reached 0."""
-    horizon, max_steps = settings["model.lr_decay_steps"], settings["trainer.max_steps"]
+    horizon, epochs = settings["model.lr_decay_steps"], settings["trainer.max_epochs"]
+    ends = {"max_steps": settings["trainer.max_steps"], "max_epochs": epochs and epochs * math.ceil(steps_per_epoch)}
+    name, steps = min(((n, end) for n, end in ends.items() if end is not None), key=lambda pair: pair[1])
     ends_at_zero = settings["model.lr_schedule"] == "cosine" and settings["model.lr_end_factor"] == 0
-    if ends_at_zero and horizon is not None and max_steps is not None and max_steps > horizon:
+    if ends_at_zero and horizon is not None and steps > horizon:
         yield (
-            f"trainer.max_steps: found {max_steps:,}, but the learning rate is 0 from step {horizon:,} on; "
-            f"raise --model.lr_decay_steps to {max_steps} as well"
+            f"trainer.{name}: found {settings[f'trainer.{name}']:,}, but the learning rate is 0 from step {horizon:,} "
+            f"on; raise --model.lr_decay_steps to {steps} as well"
         )
 
 
@@ -264,6 +279,13 @@ def train(run: Run, stack: ExitStack) -> None:
         )
         write_json(run_dir / runs.REPORT, report)  # which marks a finished run
         print(render(report, run_dir, file))
+
+
+def report_again(run: Run, run_dir: Path) -> None:
+    """Print the report of a finished run, as when a job is started once too often."""
+    report = runs.read_report(run_dir)
+    if report is not None and run.trainer.is_global_zero:
+        print(f"run {run_dir} has ended", render(report, run_dir, runs.best_checkpoint(run_dir)), sep="\n")
 
 
 def open_run_folder(run: Run, stack: ExitStack) -> Path:

@@ -33,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 IGNORED_SETTINGS = (  # of a whole fit
     r"model\.(learning_rate|lr_\w+)|data\.steps_per_execution|trainer\.(callbacks|default_root_dir|"
     r"enable_\w+|limit_\w+|log_every_n_steps|logger|max_\w+|min_\w+|model_registry|num_sanity_val_steps|"
-    r"overfit_batches|plugins|sync_batchnorm|(check_)?val_\w+|fast_dev_run)(\..*)?"
+    r"overfit_batches|plugins|sync_batchnorm|(check_)?val_\w+|fast_dev_run|inference_mode)(\..*)?|report_test"
 )
 WIDTH = 1 / 25  # standard deviation of the smoothing as a share of all steps
 BLOW_UP = 2.0  # the loss blows up when its running mean exceeds this multiple of its lowest value so far

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler, ProgressBar
 from tqdm.auto import tqdm
 
 from mlp_lm.errors import CheckpointError, Interrupted, TrainingError
 from mlp_lm.models import checkpoint
 from mlp_lm.runs import REPORT, best_checkpoint, last_checkpoint
-from mlp_lm.training.optim import total_steps
+from mlp_lm.training.optim import is_log_point, total_steps
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -77,6 +77,9 @@ class Checkpoints(Checkpoint):
         # A checkpoint is written before a validation's epoch ends: when a run is resumed, Lightning ends it, and
         # EarlyStopping looks for them.
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # public, but not declared
+            if isinstance(callback, GradientAccumulationScheduler):  # it begins with an epoch, not within a resumed one
+                trainer.accumulate_grad_batches = callback.get_accumulate_grad_batches(trainer.current_epoch)
         if trainer.global_step == 0:
             self.save(trainer, self.last)
 
@@ -178,8 +181,9 @@ class StopOnSignal(Callback):
         """Save and stop at a log point; if a validation follows, after that."""
         step, before = trainer.global_step, self.step
         self.step = step  # with accumulation, a batch may end without a step
-        log_point = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]  # public, but not declared
-        if log_point and step != before and not self._validation_follows(trainer):
+        if trainer.should_stop or step == before or self._validation_follows(trainer):
+            return
+        if is_log_point(trainer, step):
             self._stop_if_asked(trainer, save=True)
 
     @staticmethod
@@ -243,7 +247,7 @@ class Progress(ProgressBar):
         """Advance to the step; tqdm itself keeps from drawing too often."""
         if self.bar is not None:
             step = trainer.global_step
-            if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # public, but not declared
+            if is_log_point(trainer, step):
                 self.bar.set_postfix_str(_losses(trainer), refresh=False)
             self.bar.update(step - self.bar.n)
 

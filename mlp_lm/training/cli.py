@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import signal
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -90,6 +91,9 @@ class CLI(LightningCLI):
         """
         self.command, self.args = command, configs_first(args)
         self.add_flags, self.has_effect = add_flags, has_effect
+        if base and any(arg.startswith("--trainer.callbacks") for arg in args):
+            # In place of those of the checkpoint: a job that is started again with `+=` would have them twice.
+            base = {**base, "trainer": {n: v for n, v in base.get("trainer", {}).items() if n != "callbacks"}}
         stored = [f"--config={yaml.safe_dump(dict(base))}"] if base else []
         super().__init__(
             MLPModule,
@@ -185,16 +189,13 @@ def lightning_session() -> Iterator[None]:
     try:
         with report_lost_process(), torch_as_before():
             yield
-    except MisconfigurationException as error:  # of a callback, for one
-        raise SettingsError(str(error)) from error
-    except ModuleNotFoundError as error:
-        if error.name is not None:  # an import that failed; Lightning's own say what to install
+    except (MisconfigurationException, ModuleNotFoundError, RuntimeError, ValueError) as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not isinstance(error, MisconfigurationException) and not frame.f_globals["__name__"].startswith(
+            "lightning."
+        ):
             raise
-        raise SettingsError(str(error)) from error
-    except RuntimeError as error:
-        if "which is not available" in str(error):  # what EarlyStopping monitors
-            raise SettingsError(f"trainer.callbacks: {error}") from error
-        raise
+        raise SettingsError(f"trainer: {error}") from error  # which Lightning itself has raised: a setting is wrong
     except SIGTERMException:  # where `StopOnSignal` is not at work
         raise Interrupted("SIGTERM: ended", exit_code=128 + signal.SIGTERM) from None
 

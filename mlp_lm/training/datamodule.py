@@ -95,6 +95,10 @@ class TextDataModule(LightningDataModule):
         made_up = 0 if self.hparams["teacher"] is None else int(self.hparams["teacher_items"]) / num_items
         return len(self.corpus.train) * (1 + made_up) / int(self.hparams["batch_size"])
 
+    def setup(self, stage: str | None = None) -> None:
+        """Read the corpus, which is else read when it is first asked for."""
+        _ = self.corpus
+
     def windows(self, split: str) -> Windows:
         """The windows of train, dev or test."""
         if split not in self._windows:
@@ -124,6 +128,10 @@ class TextDataModule(LightningDataModule):
             )
             windows = teach(self.teacher, self.corpus.train, context_size, num_items, self.order_seed)
         trainer, k = self.trainer, self.hparams["steps_per_execution"]
+        if k > 1 and trainer is not None and trainer.lightning_module.automatic_optimization:
+            raise SettingsError(
+                f"data.steps_per_execution: found {k:,}, which needs a FastLane as the module; set it to 1"
+            )
         batches = TrainBatches(
             windows.to(trainer.strategy.root_device) if trainer else windows,
             Order(len(windows), self.hparams["batch_size"], self.order_seed),

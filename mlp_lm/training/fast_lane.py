@@ -26,7 +26,7 @@ from mlp_lm.models.fused import FusedSGD
 from mlp_lm.settings import Settings
 from mlp_lm.text.windows import Chunk
 from mlp_lm.training.module import MLPModule
-from mlp_lm.training.optim import set_learning_rate
+from mlp_lm.training.optim import is_log_point, set_learning_rate
 
 SUPPORTED: dict[str, tuple[object, ...]] = {  # settings that cannot have any other value here
     "model.optimizer": ("sgd",),
@@ -45,6 +45,7 @@ SUPPORTED: dict[str, tuple[object, ...]] = {  # settings that cannot have any ot
     "trainer.max_epochs": (None, -1),
     "trainer.limit_train_batches": (None, 1.0),
     "trainer.overfit_batches": (0.0,),
+    "trainer.fast_dev_run": (False,),
 }
 COUNT_CALLS = (
     BatchSizeFinder,
@@ -85,7 +86,7 @@ class FastLane(MLPModule):
         set_learning_rate(optimizer, self._rate)  # as if it had taken the steps
         # `trainer.global_step`, and with it `max_steps` and checkpoints, reads this private counter of Lightning's.
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_by(len(rates))
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # not declared
+        if is_log_point(self.trainer, self.global_step):
             self._log_training(self.global_step)
 
 
@@ -100,8 +101,11 @@ def problems(settings: Settings, callbacks: Iterable[Callback], world_size: int)
         by_step = isinstance(callback, ModelCheckpoint) and not callback.every_n_epochs
         if by_step or isinstance(callback, COUNT_CALLS):
             wrong.append(type(callback).__name__)
+    if not isinstance(settings["trainer.val_check_interval"], int):
+        wrong.append(f"trainer.val_check_interval {settings['trainer.val_check_interval']}")
     if wrong:
         yield f"{name}, which cannot be combined with {', '.join(wrong)}; {REMEDY}"
+        return
     counts = {n: settings[n] for n in MULTIPLES}
     if odd := [f"{n} {count:,}" for n, count in counts.items() if count % k]:
         common = math.gcd(*counts.values())

@@ -22,7 +22,7 @@ from mlp_lm.models.metrics import NLL, token_nll
 from mlp_lm.models.network import MLP
 from mlp_lm.settings import COUNT, Range, check_section, refuse
 from mlp_lm.text.windows import Batch
-from mlp_lm.training.optim import build_optimizer, learning_rate_at, set_learning_rate, total_steps
+from mlp_lm.training.optim import build_optimizer, is_log_point, learning_rate_at, set_learning_rate, total_steps
 
 
 def conflicts(model: Mapping[str, Any]) -> Iterator[str]:
@@ -138,12 +138,11 @@ class MLPModule(LightningModule):
         horizon = s["lr_decay_steps"] or total_steps(self.trainer)
         if horizon is None and s["lr_schedule"] != "constant":
             raise SettingsError("model.lr_decay_steps: missing; neither max_steps nor max_epochs sets a horizon")
-        horizon = horizon or 10 * s["lr_warmup_steps"]
         names = ("learning_rate", "lr_schedule", "lr_drop_at", "lr_end_factor")
         schedule: Callable[[int], float] = partial(
             learning_rate_at,
-            lr_decay_steps=horizon,
-            lr_warmup_steps=min(s["lr_warmup_steps"], horizon // 10),
+            lr_decay_steps=horizon or 1,  # of which a constant schedule makes no use
+            lr_warmup_steps=min(s["lr_warmup_steps"], horizon // 10) if horizon else s["lr_warmup_steps"],
             **{name: s[name] for name in names},
         )
         self.learning_rate_at = self.lr_override or schedule
@@ -166,7 +165,7 @@ class MLPModule(LightningModule):
         """Note the learning rate, and log at every multiple of `log_every_n_steps`."""
         self._rate = optimizer.param_groups[0]["lr"]
         step = self.global_step + 1  # the one that the optimizer is about to take
-        if step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # public, but not declared
+        if is_log_point(self.trainer, step):
             self._log_training(step)
 
     def on_validation_start(self) -> None:

@@ -67,6 +67,12 @@ def total_steps(trainer: Trainer) -> int | None:
     return min(limits, default=None)
 
 
+def is_log_point(trainer: Trainer, step: int) -> bool:
+    """Whether a point of the training curve is due after `step` steps; an interval of 0 means never."""
+    interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # public, but not declared
+    return interval > 0 and step % interval == 0
+
+
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Give all parameter groups the learning rate `rate`."""
     for group in optimizer.param_groups:

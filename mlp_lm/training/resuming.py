@@ -65,23 +65,34 @@ def changed(settings: Settings, trained_with: Settings, fixed: Mapping[str, str]
             )
 
 
-def resume_problems(path: Path, content: checkpoint.Content, settings: Settings, auto: bool) -> Iterator[str]:
+LENGTH = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time")
+
+
+def has_ended(path: Path, settings: Settings, trained_with: Settings) -> bool:
+    """Whether the run of a checkpoint is finished, and nothing makes it longer."""
+    return (runs.run_folder(path) / runs.REPORT).exists() and all(settings[n] == trained_with[n] for n in LENGTH)
+
+
+def resume_problems(
+    path: Path, content: checkpoint.Content, settings: Settings, trained_with: Settings
+) -> Iterator[str]:
     """Describe why a run cannot be resumed from a checkpoint with these settings, or would lose what it has reached.
 
     Args:
         path: The checkpoint to resume from.
         content: What it holds.
         settings: Those of the resumed run, by their full names.
-        auto: Whether a run that has ended may have its report once more, as when a job is started again.
+        trained_with: Those of the checkpoint.
     """
-    step, limit, folder = content["global_step"], settings["trainer.max_steps"], runs.run_folder(path)
-    if limit is None:
-        if settings["trainer.max_epochs"] is None:
-            yield "trainer.max_steps: missing; it is not in this checkpoint, which fit did not write; set the total"
-        return
-    if step > limit:
-        yield f"trainer.max_steps: found {limit:,}, but the checkpoint is at step {step:,} already"
-    last = runs.last_checkpoint(folder)
+    step, max_steps, max_epochs = content["global_step"], settings["trainer.max_steps"], settings["trainer.max_epochs"]
+    if max_steps is None and max_epochs is None:
+        yield "trainer.max_steps: missing; it is not in this checkpoint, which fit did not write; set the total"
+    if max_steps is not None and step > max_steps:
+        yield f"trainer.max_steps: found {max_steps:,}, but the checkpoint is at step {step:,} already"
+    if max_epochs is not None and content["epoch"] >= max_epochs:
+        epoch = content["epoch"] + 1
+        yield f"trainer.max_epochs: found {max_epochs:,}, but the checkpoint is in epoch {epoch:,} already"
+    last = runs.last_checkpoint(runs.run_folder(path))
     if last.exists() and not path.samefile(last):
         try:
             reached = checkpoint.read(last)["global_step"]
@@ -92,8 +103,11 @@ def resume_problems(path: Path, content: checkpoint.Content, settings: Settings,
                 f"ckpt_path: {path} is at step {step:,}, but its run has reached step {reached:,}, which would be "
                 f"lost; resume {last}, or copy the file into a new folder and resume the copy"
             )
-    if step == limit and (folder / runs.REPORT).exists() and not auto:
-        names = ["trainer.max_steps"] + ["model.lr_decay_steps"] * (settings["model.lr_decay_steps"] is not None)
-        longer = [f"--{name}={limit + max(1, limit // 2)}" for name in names]
-        command = shlex.join(["python", "-m", "mlp_lm", "fit", f"--ckpt_path={path}", *longer])
-        yield f"trainer.max_steps: found {limit:,}, at which this run has ended; to train on: {command}"
+    finished = (runs.run_folder(path) / runs.REPORT).exists() and step == max_steps
+    if finished or has_ended(path, settings, trained_with):
+        name, end = ("max_epochs", max_epochs) if max_steps is None else ("max_steps", max_steps)
+        if end is not None:
+            names = [f"trainer.{name}"] + ["model.lr_decay_steps"] * (settings["model.lr_decay_steps"] is not None)
+            longer = [f"--{n}={end + max(1, end // 2)}" for n in names]
+            command = shlex.join(["python", "-m", "mlp_lm", "fit", f"--ckpt_path={path}", *longer])
+            yield f"trainer.{name}: found {end:,}, but this run has ended, at step {step:,}; to train on: {command}"
