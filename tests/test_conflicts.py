@@ -13,7 +13,7 @@ HORIZON = ["--model.lr_decay_steps=10", "--trainer.max_steps=11"]
 SPLIT = ["--data.train_path=a", "--data.dev_path=b", "--data.test_path=c"]
 AT_ODDS = [
     (["--data.train_path=a"], "data.dev_path, data.test_path: missing, expected all of data.train_path, "),
-    ([*SPLIT, "--data.path=a"], "data.path: found beside data.train_path"),
+    ([*SPLIT, "--data.path=a"], "data.path: found together with data.train_path"),
     (["--data.min_count=3"], "data.min_count: applies only to words (got 3)"),
     (["--data.newlines=drop"], "data.newlines: applies only to data.layout text"),
     (["--model.momentum=0.9"], "model.momentum: applies only to model.optimizer sgd (got 0.9)"),

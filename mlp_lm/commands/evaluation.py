@@ -55,7 +55,7 @@ def find_checkpoint(command: str, args: list[str]) -> Path:
 
 
 def add_flags(parser: LightningArgumentParser) -> Mapping[str, Range]:
-    """Add the checkpoint, and what the config.yaml of a run has besides."""
+    """Add the checkpoint, and what else the config.yaml of a run has."""
     does = "Checkpoint or run folder; a checkpoint's settings are the defaults"
     parser.add_argument("--ckpt_path", type=str | None, help=does)
     parser.add_argument("--report_test", type=bool, default=True, help=SUPPRESS)

@@ -67,10 +67,10 @@ def evaluate(rates: Sequence[float], losses: Sequence[float], width: float, divi
     """The minimum of the smoothed losses.
 
     Args:
-        rates: Of all steps that were planned.
-        losses: Of those that were taken; fewer if the loss blew up.
+        rates: Learning rates of all planned steps.
+        losses: Losses of the steps taken; fewer if the loss blew up.
         width: Standard deviation of the smoothing, in steps.
-        divisor: Of the rate at the minimum.
+        divisor: What the rate at the minimum is divided by.
 
     Raises:
         TrainingError: The lowest loss is at an end of the curve, where it says little.
@@ -91,7 +91,7 @@ def evaluate(rates: Sequence[float], losses: Sequence[float], width: float, divi
 def smooth(losses: Floats, width: float) -> Floats:
     """At each step the value (S,) of a line through the losses (S,) around it, with Gaussian weights over the steps.
 
-    A running mean looks back alone, which shifts the minimum towards higher rates; a weighted mean of both sides leaves
+    A running mean only looks back, which shifts the minimum towards higher rates; a weighted mean of both sides leaves
     the points at both ends, where one side is missing (local linear regression; Fan 1992).
     """
     reach = round(3 * width)
@@ -100,12 +100,12 @@ def smooth(losses: Floats, width: float) -> Floats:
     capped = np.minimum(losses, CEILING * losses[0])  # else losses of millions would raise the curve long before
 
     def sums(values: Floats, power: int) -> Floats:
-        """Of weight · (its step - this step)^power · value over all steps, at each step."""
+        """Sums over all steps of weight · (its step - this step)^power · value, at each step."""
         return np.convolve(values, kernel * (-offsets.astype(float)) ** power)[reach : reach + len(values)]
 
     ones = np.ones_like(capped)
     s0, s1, s2 = (sums(ones, power) for power in (0, 1, 2))
-    s2 += 1e-9  # one step alone has no slope
+    s2 += 1e-9  # a single step has no slope
     return np.asarray((s2 * sums(capped, 0) - s1 * sums(capped, 1)) / (s2 * s0 - s1**2))
 
 

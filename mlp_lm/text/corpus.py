@@ -81,7 +81,7 @@ class CorpusSettings:
         if 0 < len(missing) < len(paths):
             yield f"{', '.join(missing)}: missing, expected all of {', '.join(paths)} or none of them"
         if self.train_path is not None and self.path != CorpusSettings.path:
-            yield "data.path: found beside data.train_path, expected one file to split or three that are split"
+            yield "data.path: found together with data.train_path; expected one file to split or three splits"
         if self.tokens == "characters":
             for name in ("max_vocab_size", "min_count", "vocab_from"):
                 if (value := vars(self)[name]) != getattr(CorpusSettings, name):

@@ -1,4 +1,4 @@
-"""What happens beside training: checkpoints, the progress bar, the end on a signal."""
+"""Callbacks of every run: checkpoints, the progress bar, the end on a signal."""
 
 from __future__ import annotations
 
@@ -181,9 +181,9 @@ class StopOnSignal(Callback):
         """Save and stop at a log point; if a validation follows, after that."""
         step, before = trainer.global_step, self.step
         self.step = step  # with accumulation, a batch may end without a step
-        if trainer.should_stop or step == before or self._validation_follows(trainer):
+        if step == before or not is_log_point(trainer, step):
             return
-        if is_log_point(trainer, step):
+        if not trainer.should_stop and not self._validation_follows(trainer):
             self._stop_if_asked(trainer, save=True)
 
     @staticmethod

@@ -49,7 +49,7 @@ def add_seed(parser: ArgumentParser) -> None:
 
 
 def add_fit_flags(parser: ArgumentParser) -> None:
-    """The flags of `fit` alone."""
+    """Add the flags that only `fit` has."""
     parser.add_argument("--run_dir", type=str | None, help="Folder of the run (default: runs/<config name>/version_N)")
     parser.add_argument(
         "--report_test", type=bool, default=True, help="Report the test loss too; false leaves test unread"

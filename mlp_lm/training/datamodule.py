@@ -43,7 +43,7 @@ class TextDataModule(LightningDataModule):
                 whose gradients are then written by hand: plain sgd, one layer, no dropout. Changes speed, not results.
             teacher: A model trained on the same data, such as a mixture, whose probabilities are the targets of
                 training; only for layout items.
-            teacher_items: How many items the teacher makes up to train on, besides those of train.
+            teacher_items: How many items the teacher makes up to train on, in addition to those of train.
             kwargs: Those of `CorpusSettings`.
 
         Raises:
@@ -160,7 +160,7 @@ class TextDataModule(LightningDataModule):
         return self.batches("test")
 
     def predict_dataloader(self) -> Batches:
-        """The windows of dev: test data is for `test` alone."""
+        """The windows of dev: only `test` reads test data."""
         return self.batches("dev")
 
     # -- checkpoints ---------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ def build_optimizer(
 ) -> Optimizer:
     """SGD or AdamW over the weights of `network`, with 1 as the learning rate that a schedule of factors multiplies.
 
-    Weight decay shrinks the weight matrices alone unless `decay_all`: a bias or an embedding is not made
+    Weight decay shrinks only the weight matrices, unless `decay_all`: a bias or an embedding is not made
     simpler by being smaller, and a rare token's embedding would fade between its appearances.
     """
     tables = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}

@@ -45,7 +45,7 @@ def build_report(
         seconds: Wall time of training, over all fits of the run.
         first_step: Where this fit began; 0 unless it resumed a run.
         with_test: Whether to read test.
-        seed: Of the samples.
+        seed: Seed of the samples.
     """
     content = read(checkpoint)
     model, best_step = language_model(content), content["global_step"]

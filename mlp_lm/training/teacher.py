@@ -65,7 +65,7 @@ def teach(model: LanguageModel, train: Ids, context_size: int, num_items: int, s
         train: Its token stream, see `Corpus`.
         context_size: T of the windows.
         num_items: How many items the model makes up; those that it does not end are left out.
-        seed: Of these items.
+        seed: Seed of these items.
     """
     generated = [sample.text for sample in model.sample(num_items, Sampling(seed=seed)) if not sample.cut]
     ids = [i for text in generated for i in [*model.vocab.encode(model.tokenizer.split(text)), BOUNDARY]]

@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside the curves. V vocabulary, E embedding."""
+"""What TensorBoard shows in addition to the curves. V vocabulary, E embedding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mlp_lm.training.optim import total_steps
 
 LOWEST = "dev/lowest_loss"  # of a run, one point at its end
 NUM_SAMPLES = 20
-# Of a histogram. For more, numpy wakes a thread that spins on long after, beside those of training.
+# In a histogram. For more, numpy wakes a thread that spins on long after, next to those of training.
 MAX_VALUES = 10_000
 NUM_WINDOWS = 256  # of dev, whose tanh activations are counted
 
@@ -102,7 +102,7 @@ class TensorBoardExtras(Callback):
 
 
 def _write_end(writer: SummaryWriter, lowest_dev_loss: float, step: int) -> None:
-    """What the HParams tab shows of a run that has ended; of one that has not, it shows the latest dev loss alone."""
+    """What the HParams tab shows of a run that has ended; of one that has not, it shows only the latest dev loss."""
     *_, end = hparams({}, {})  # type: ignore[no-untyped-call]
     _write_summaries(writer, [end], step)
     writer.add_scalar(LOWEST, lowest_dev_loss, step)

@@ -166,7 +166,7 @@ class Trainer(LightningTrainer):
 
         Measured on two cores: at 32 windows and 12,000 weights a second thread costs more than it brings (and ten
         times as much if another program wants the core), at 1,024 windows it saves a quarter of the time, and
-        with 146,000 weights 40 %. A user's own choice is left alone.
+        with 146,000 weights 40 %. A user's own choice stays.
         """
         if self.num_threads is not None:
             torch.set_num_threads(self.num_threads)
@@ -176,7 +176,7 @@ class Trainer(LightningTrainer):
     # -- several processes -----------------------------------------------------------------------------------------
 
     def start_processes(self) -> None:
-        """Start the other processes, unless torchrun or SLURM did, and connect them; one process alone needs nothing.
+        """Start the other processes, unless torchrun or SLURM did, and connect them; a single process needs nothing.
 
         Lightning does this within `fit`, too late for what the processes share before; it never starts one twice.
         Raises SettingsError if it fails.
