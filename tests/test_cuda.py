@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mlp_lm.cli import main
+from mlp_lm.training.fast_lane import MULTIPLES
 from tests.conftest import assert_same_run, fit, report, stop_at
 from tests.test_resume import INTERVALS, RECIPES
 
@@ -21,7 +22,7 @@ def dev_loss(run_dir: Path) -> float:
     return loss
 
 
-@pytest.mark.parametrize("recipe", ["handwritten", "momentum"])
+@pytest.mark.parametrize("recipe", ["sgd", "momentum"])
 def test_losses_are_those_of_the_cpu_to_rounding(recipe: str, corpus_file: Path, tmp_path: Path) -> None:
     flags = [*RECIPES[recipe], "--trainer.max_steps=40"]
     on_cuda = fit(corpus_file, tmp_path / "cuda", *flags, *CUDA)
@@ -29,16 +30,21 @@ def test_losses_are_those_of_the_cpu_to_rounding(recipe: str, corpus_file: Path,
     assert report(on_cuda)["device"] == "cuda:0"
 
 
-def test_a_large_vocabulary_and_bfloat16_products_train_too(
-    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_a_large_vocabulary_and_16_bit_products_train_too(
+    precision: str, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlp_lm.models.network.LARGE_VOCAB", 2)
     flags = [*RECIPES["momentum"], "--trainer.max_steps=40"]
-    exact, rounded = (
-        fit(corpus_file, tmp_path / precision, *flags, *CUDA, f"--trainer.precision={precision}")
-        for precision in ("32-true", "bf16-mixed")
-    )
+    exact = fit(corpus_file, tmp_path / "32-true", *flags, *CUDA)
+    rounded = fit(corpus_file, tmp_path / precision, *flags, *CUDA, f"--trainer.precision={precision}")
     assert dev_loss(rounded) == pytest.approx(dev_loss(exact), abs=0.01)
+
+
+def test_the_fast_lane_is_that_of_the_cpu_to_rounding(corpus_file: Path, tmp_path: Path) -> None:
+    flags = [*RECIPES["sgd"], *(f"--{name}=40" for name in ("data.steps_per_execution", *MULTIPLES))]
+    on_cuda = fit(corpus_file, tmp_path / "cuda", *flags, *CUDA)
+    assert dev_loss(on_cuda) == pytest.approx(dev_loss(fit(corpus_file, tmp_path / "cpu", *flags)), abs=1e-4)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
