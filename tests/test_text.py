@@ -173,7 +173,7 @@ def test_the_nearest_tokens_are_those_of_the_smallest_angle(run: Path, best: Pat
 def test_scripts_without_blanks_and_prose_get_a_line_of_advice(tmp_path: Path, capfd: Capture) -> None:
     (tmp_path / "a.txt").write_text("\u4e2d\u6587 \u6587\u5b57\u3002 \u7f55\n" + "\u4e2d\u6587 \u6587\u5b57\n" * 40)
     fit(tmp_path / "a.txt", tmp_path / "run", *TEXT, "--trainer.enable_progress_bar=false")
-    assert "in a script without blanks between words; tokens: characters suits it" in capfd.readouterr().err
+    assert "in a script without spaces between words; tokens: characters suits it" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -188,9 +188,8 @@ def prepare(args: list[str], resumed: Resumed | None = None, description: str = 
         refuse(fast_lane.problems(cli.settings, trainer.callbacks, trainer.world_size))  # type: ignore[attr-defined]
         module = fast_lane.FastLane.of(module)
     if resumed is not None:
-        # They would train anew; what they have found is in the checkpoint.
-        found = [c for c in trainer.callbacks if isinstance(c, BatchSizeFinder | LearningRateFinder)]  # type: ignore[attr-defined]
-        for finder in found:
+        # They would start the run again; what they have found is in the checkpoint.
+        for finder in [c for c in trainer.callbacks if isinstance(c, BatchSizeFinder | LearningRateFinder)]:  # type: ignore[attr-defined]
             trainer.callbacks.remove(finder)  # type: ignore[attr-defined]
         checkpoint.check_same_data(resumed.path, resumed.content[checkpoint.DATA_KEY], data.corpus)
     data.check_shares(trainer.world_size)
@@ -283,9 +282,10 @@ def train(run: Run, stack: ExitStack) -> None:
 
 def report_again(run: Run, run_dir: Path) -> None:
     """Print the report of a finished run, as when a job is started once too often."""
-    report = runs.read_report(run_dir)
+    report, best = runs.read_report(run_dir), runs.best_checkpoint(run_dir)
     if report is not None and run.trainer.is_global_zero:
-        print(f"run {run_dir} has ended", render(report, run_dir, runs.best_checkpoint(run_dir)), sep="\n")
+        file = best if best.exists() else runs.last_checkpoint(run_dir)
+        print(f"run {run_dir} has ended", render(report, run_dir, file), sep="\n")
 
 
 def open_run_folder(run: Run, stack: ExitStack) -> Path:

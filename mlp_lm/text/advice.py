@@ -12,9 +12,9 @@ PROSE_ADVICE = (
     "looks like running text, but each line is an item by itself; for text that runs on over line ends, set layout to "
     "text, and tokens to words for words instead of characters"
 )
-NO_BLANKS_ADVICE = "in a script without blanks between words; tokens: characters suits it better than words"
+NO_SPACES_ADVICE = "in a script without spaces between words; tokens: characters suits it better than words"
 # Thai, Lao, Burmese and Khmer; Japanese and Chinese.
-NO_BLANKS = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"
+NO_SPACES = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"
 
 
 def advice(corpus: Corpus) -> str | None:
@@ -22,7 +22,7 @@ def advice(corpus: Corpus) -> str | None:
     settings, start = corpus.settings, corpus.train[:100_000]
     if settings.tokens == "words":
         words = "".join(token for token in corpus.vocab.tokens[:10_000] if token != UNKNOWN)
-        return NO_BLANKS_ADVICE if len(re.findall(NO_BLANKS, words)) > len(words) / 2 else None
+        return NO_SPACES_ADVICE if len(re.findall(NO_SPACES, words)) > len(words) / 2 else None
     prose = settings.layout == "items" and looks_like_prose(settings.tokenizer.decode(start, corpus.vocab))
     return PROSE_ADVICE if prose else None
 

@@ -70,7 +70,8 @@ LENGTH = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time")
 
 def has_ended(path: Path, settings: Settings, trained_with: Settings) -> bool:
     """Whether the run of a checkpoint is finished, and nothing makes it longer."""
-    return (runs.run_folder(path) / runs.REPORT).exists() and all(settings[n] == trained_with[n] for n in LENGTH)
+    unchanged = all(settings[name] == trained_with[name] for name in LENGTH)
+    return unchanged and runs.read_report(runs.run_folder(path)) is not None
 
 
 def resume_problems(
